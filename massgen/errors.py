@@ -1,0 +1,105 @@
+"""The error tree of the product; each leaf carries the exit code that a run ends with.
+
+    MassgenError
+    ├── ConfigError          2    a flag, key, path or variable is wrong; nothing was started
+    ├── ModelError           3    a provider failed us (see its subclasses)
+    │   ├── RateLimited             try later (retryable)
+    │   ├── ModelUnavailable        endpoint down, disconnected, timed out (retryable)
+    │   ├── ModelRefusedKey         wrong or missing key
+    │   ├── ContextOverflow         the transcript no longer fits
+    │   └── BadReply                an answer outside the provider's own protocol
+    ├── NoAnswer             3    no agent produced an answer
+    ├── VerifyFailed         1    the negative verdict
+    ├── ApplyConflict        5    the project changed meanwhile; nothing was written
+    ├── RunTimeout         124    time is up; the best answer is saved
+    ├── SandboxFailed      125    no container could be started or kept
+    └── Interrupted        130    Ctrl-C or SIGTERM
+
+A message says what happened, to which thing, and what to do next. Errors of `sandbox` are translated where
+they cross into the product (`app.py`), always `from` the original.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MassgenError(Exception):
+    """Base of every expected failure. `exit_code` is what the process returns."""
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+
+class ConfigError(MassgenError):
+    """The user's input cannot be used."""
+
+    exit_code = 2
+
+
+class ModelError(MassgenError):
+    """A model call failed; the agent may be retried or excluded, the run goes on."""
+
+    exit_code = 3
+
+
+class RateLimited(ModelError):
+    """The provider asks us to slow down."""
+
+    retryable = True
+
+
+class ModelUnavailable(ModelError):
+    """The endpoint is down, closed the connection, or did not answer in time."""
+
+    retryable = True
+
+
+class ModelRefusedKey(ModelError):
+    """The provider does not accept the key; the message names the variable it came from."""
+
+
+class ContextOverflow(ModelError):
+    """The transcript is longer than the model takes."""
+
+
+class BadReply(ModelError):
+    """The reply is not what the provider's protocol promises."""
+
+    retryable = True
+
+
+class NoAnswer(MassgenError):
+    """Every agent failed before answering."""
+
+    exit_code = 3
+
+
+class VerifyFailed(MassgenError):
+    """The final result does not pass the verify command."""
+
+    exit_code = 1
+
+
+class ApplyConflict(MassgenError):
+    """The project is not what the agents saw; nothing was written."""
+
+    exit_code = 5
+
+
+class RunTimeout(MassgenError):
+    """The deadline of the run passed."""
+
+    exit_code = 124
+
+
+class SandboxFailed(MassgenError):
+    """The engine, the image or a guarantee is missing."""
+
+    exit_code = 125
+
+
+class Interrupted(MassgenError):
+    """The user stopped the run."""
+
+    exit_code = 130

@@ -1,0 +1,72 @@
+"""Run programs that nobody trusts, in a container, at the speed of a local process. Not one word about models.
+
+    async with Sandbox.open(SandboxSpec(image="massgen-agent"), engine=await DockerEngine.connect()) as box:
+        outcome = await box.run(["python3", "-c", "print(6 * 7)"])
+
+A sandbox has no network, no capability and no credential; it sees read-only mounts and private drafts, and only a `Lease`
+can make a path of the host writable. `testing.FakeEngine` runs the same guest without a container.
+"""
+
+from sandbox.box import Sandbox
+from sandbox.engines.base import Engine, EngineFacts, ImageFacts, Link
+from sandbox.engines.docker import DockerEngine
+from sandbox.errors import (
+    Drift,
+    EngineError,
+    EngineUnavailable,
+    GuestError,
+    ImageMissing,
+    LeaseError,
+    SandboxError,
+    SandboxLost,
+    SnapshotError,
+    SpecError,
+    StartFailed,
+    WireError,
+)
+from sandbox.facts import cache_folder, state_folder
+from sandbox.outcome import Outcome, Output, Reason
+from sandbox.process import Process
+from sandbox.snapshot import Entry, Snapshot
+from sandbox.spec import AGENT_UID, HOME, PEERS, WORKSPACE, Lease, Limits, Mount, SandboxSpec
+from sandbox.store import Store
+from sandbox.transfer import Change
+
+__all__ = [
+    "AGENT_UID",
+    "HOME",
+    "PEERS",
+    "WORKSPACE",
+    "Change",
+    "DockerEngine",
+    "Drift",
+    "Engine",
+    "EngineError",
+    "EngineFacts",
+    "EngineUnavailable",
+    "Entry",
+    "GuestError",
+    "ImageFacts",
+    "ImageMissing",
+    "Lease",
+    "LeaseError",
+    "Limits",
+    "Link",
+    "Mount",
+    "Outcome",
+    "Output",
+    "Process",
+    "Reason",
+    "Sandbox",
+    "SandboxError",
+    "SandboxLost",
+    "SandboxSpec",
+    "Snapshot",
+    "SnapshotError",
+    "SpecError",
+    "StartFailed",
+    "Store",
+    "WireError",
+    "cache_folder",
+    "state_folder",
+]

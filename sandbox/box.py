@@ -1,0 +1,212 @@
+"""A sandbox: a container that lives exactly as long as an `async with` block.
+
+Everything goes through one stream to the guest: no exec, no archive API. Leaving the block, by any path, hangs up, kills
+the container and waits until it is gone, shielded from cancellation and bounded in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from sandbox import transfer
+from sandbox.channels import Mux
+from sandbox.engines.base import Engine
+from sandbox.errors import LeaseError, SandboxLost, StartFailed
+from sandbox.facts import look
+from sandbox.outcome import Outcome
+from sandbox.plan import Plan, plan
+from sandbox.process import Kept, Process, outcome_of
+from sandbox.snapshot import Snapshot
+from sandbox.spec import Lease, SandboxSpec
+from sandbox.store import Store
+
+START_S = 60.0
+"""From the container's start to the guest's hello; a busy machine needs seconds, a broken image never answers."""
+CLOSE_S = 30.0
+GRACE_S = 10.0
+"""How much longer than its own deadline the host waits for a command before it declares the sandbox lost."""
+
+_burned: set[str] = set()
+
+
+class Sandbox:
+    """One running container. Use `Sandbox.open`."""
+
+    def __init__(self, spec: SandboxSpec, planned: Plan, mux: Mux, container: str) -> None:
+        self.spec = spec
+        self.plan = planned
+        self.container = container
+        """The engine's id."""
+        self.start_s = 0.0
+        """Seconds from the request until commands can run, drafts filled."""
+        self._mux = mux
+
+    @property
+    def mounts(self) -> tuple[Mapping[str, str], ...]:
+        """{path, mode} of everything shown, as in the label `massgen.mounts`."""
+        return self.plan.mounts
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, spec: SandboxSpec, *, engine: Engine, lease: Lease | None = None) -> AsyncGenerator[Sandbox]:
+        """A container that is up, its drafts filled.
+
+        Cancellation at any moment leaves no container. Raises: SpecError (refused, the caller's move),
+        EngineUnavailable, ImageMissing, StartFailed, LeaseError (the token was used before).
+        """
+        if lease is not None:
+            if lease.token in _burned:
+                raise LeaseError("this lease was used already; a new write needs a new lease", op="open")
+            _burned.add(lease.token)
+        began = time.monotonic()
+        image = await engine.image(spec.image)
+        facts = await anyio.to_thread.run_sync(lambda: look(spec, lease=lease, image_volumes=image.volumes))
+        planned = plan(spec, facts, lease)
+        with _unwrapped():
+            async with anyio.create_task_group() as tasks:
+                link = await engine.start(planned)
+                try:
+                    mux = Mux(link)
+                    tasks.start_soon(mux.read_forever)
+                    tasks.start_soon(mux.heartbeat, spec.limits.silence_s / 4)
+                    with anyio.move_on_after(START_S) as patience:
+                        await mux.greet(spec.limits.silence_s)
+                    if patience.cancelled_caught:
+                        raise StartFailed(f"the guest of {spec.image} did not answer within {START_S:.0f} s", op="start")
+                    box = cls(spec, planned, mux, link.container)
+                    await transfer.fill(mux, planned)
+                    box.start_s = time.monotonic() - began
+                    yield box
+                finally:
+                    with anyio.move_on_after(CLOSE_S, shield=True):
+                        await link.aclose()
+                    tasks.cancel_scope.cancel()
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout_s: float | None = None,
+        on_output: Callable[[int, bytes], None] | None = None,
+    ) -> Outcome:
+        """Run one command to its end. Never raises for what the command or the sandbox does: see `Outcome.reason`.
+
+        `timeout_s` None means the spec's command timeout. The deadline is kept by the guest and, with some grace, by the host.
+        Cancellation kills the command and all it started.
+        """
+        limit_s = self.spec.limits.command_timeout_s if timeout_s is None else timeout_s
+        stdout, stderr = Kept(self.spec.limits.output_bytes), Kept(self.spec.limits.output_bytes)
+        try:
+            with anyio.move_on_after(limit_s + GRACE_S):
+                async with self._spawned(argv, cwd=cwd, env=env, timeout_s=limit_s, stdin=bool(stdin)) as process:
+                    if stdin:
+                        await process.send(stdin)
+                        await process.end_stdin()
+                    with contextlib.suppress(anyio.EndOfStream):
+                        while True:
+                            stream, chunk = await process.receive()
+                            (stdout if stream == 1 else stderr).add(chunk)
+                            if on_output is not None:
+                                on_output(stream, chunk)
+                    return outcome_of(process.verdict, stdout.output(), stderr.output())
+        except SandboxLost as error:
+            return Outcome(reason="lost", message=str(error), stdout=stdout.output(), stderr=stderr.output())
+        message = "the sandbox did not end the command at its deadline"
+        return Outcome(reason="lost", message=message, stdout=stdout.output(), stderr=stderr.output())
+
+    @asynccontextmanager
+    async def spawn(
+        self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Process]:
+        """A program that is talked to; leaving the block kills it and everything it started. Raises SandboxLost."""
+        async with self._spawned(argv, cwd=cwd, env=env, timeout_s=None, stdin=True) as process:
+            yield process
+
+    @asynccontextmanager
+    async def _spawned(
+        self, argv: Sequence[str], *, cwd: str | None, env: Mapping[str, str] | None, timeout_s: float | None, stdin: bool
+    ) -> AsyncIterator[Process]:
+        channel = await self._mux.open(
+            "spawn",
+            argv=list(argv),
+            cwd=cwd or self.spec.cwd,
+            env={**self.plan.env, **(env or {})},
+            timeout_s=timeout_s,
+            stdin=stdin,
+        )
+        try:
+            yield Process(channel)
+        finally:
+            if channel.verdict is None:
+                with anyio.move_on_after(GRACE_S, shield=True), contextlib.suppress(SandboxLost):
+                    await channel.reset()
+                    await Process(channel).wait()
+
+    async def read(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
+        """One regular file, as a program inside would read it. Raises GuestError (missing, larger), SandboxLost."""
+        channel = await self._mux.open("read", path=path, max_bytes=max_bytes)
+        parts: list[bytes] = []
+        with contextlib.suppress(anyio.EndOfStream):
+            while True:
+                parts.append((await channel.receive())[1])
+        channel.check()
+        return b"".join(parts)
+
+    async def list(self, path: str) -> tuple[transfer.Change, ...]:
+        """Everything below a folder of the sandbox, on its own file system. Raises GuestError, SandboxLost."""
+        return await transfer.listing(self._mux, path)
+
+    async def snapshot(
+        self, store: Store, *, keep: Callable[[Sequence[transfer.Change]], Collection[int]] | None = None
+    ) -> Snapshot:
+        """All that changed in `/workspace` and the drafts since the sandbox opened; contents go into `store`.
+
+        Every process inside is stopped meanwhile. `keep` picks, from the changes, the indexes that belong in it. Raises
+        SnapshotError (too much, too many, hostile), GuestError, SandboxLost.
+        """
+        return await transfer.snapshot(self._mux, self.plan.roots, store, keep)
+
+    async def apply(self, snapshot: Snapshot, store: Store) -> None:
+        """Make `/workspace` and the drafts look like a snapshot. Raises GuestError, SandboxLost."""
+        await transfer.restore(self._mux, self.plan.roots, snapshot, store)
+
+    async def commit(self, snapshot: Snapshot, store: Store, *, expected: Mapping[tuple[str, str], str]) -> Snapshot:
+        """Write a snapshot into the leased paths: all of it or nothing; returns the snapshot that takes it back.
+
+        `expected` says, per (root, path), what must be there now: a SHA-256, `link:TARGET`, `dir`, or "" for nothing. The
+        returned snapshot's contents are in `store` before the first byte of the project changes. Raises Drift (nothing
+        written), LeaseError.
+        """
+        lease = self.plan.lease
+        if lease is None:
+            raise LeaseError("this sandbox holds no lease, so nothing can be written through it", op="commit")
+        if lease.snapshot_id not in ("", snapshot.id):
+            raise LeaseError(f"the lease is for snapshot {lease.snapshot_id[:12]}, not for {snapshot.id[:12]}", op="commit")
+        return await transfer.commit(self._mux, lease, snapshot, store, expected)
+
+    async def stop(self) -> None:
+        """Stop every process but the guest, until `go`. Raises SandboxLost."""
+        await (await self._mux.open("stop")).finish()
+
+    async def go(self) -> None:
+        """Let them go on. Raises SandboxLost."""
+        await (await self._mux.open("go")).finish()
+
+
+@contextlib.contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Our task group is nobody's business: a single error leaves it as itself, not in a group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) != 1:
+            raise
+        raise group.exceptions[0] from group.exceptions[0].__cause__

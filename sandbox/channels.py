@@ -1,0 +1,250 @@
+"""The host's end of the framed stream: many channels over one link, each with credit both ways.
+
+What arrives may come from a hostile container: more data than was granted, unknown channels, malformed control frames end the
+whole stream with a reason. Nothing here grows beyond one window per channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from typing import Any
+
+import anyio
+
+from sandbox import wire
+from sandbox.engines.base import Link
+from sandbox.errors import GuestError, SandboxLost, StartFailed, WireError
+
+CHUNK = 256 * 1024
+
+
+class Channel:
+    """One operation in flight."""
+
+    def __init__(self, mux: Mux, number: int) -> None:
+        self._mux = mux
+        self.number = number
+        self.verdict: dict[str, Any] | None = None
+        """The guest's last word on this operation."""
+        self._inbox: deque[tuple[int, bytes]] = deque()
+        self._granted = wire.WINDOW
+        self._owed = 0
+        self._credit = wire.WINDOW
+        self._change = anyio.Event()
+        self._records = wire.Records()
+
+    def _notify(self) -> None:
+        self._change.set()
+        self._change = anyio.Event()
+
+    # -- from the link ---------------------------------------------------------------------------------------
+
+    def arrived(self, frame: wire.Frame) -> None:
+        """Take one frame. Raises WireError when it breaks the rules."""
+        match frame.kind:
+            case wire.DATA:
+                stream, chunk = frame.payload[0], frame.payload[1:]
+                self._granted -= len(chunk)
+                if self._granted < 0 or stream not in (1, 2):
+                    raise wire.WireError("more data than was granted, or on an unknown stream")
+                self._inbox.append((stream, chunk))
+            case wire.CREDIT:
+                self._credit += wire.credit_of(frame.payload)
+                if self._credit > wire.WINDOW:
+                    raise wire.WireError("more credit than there is window")
+            case wire.CLOSE:
+                self.verdict = wire.object_of(frame.payload)
+            case kind:
+                raise wire.WireError(f"a frame of kind {kind} from the guest")
+        self._notify()
+
+    def lost(self, why: str) -> None:
+        """The link is gone."""
+        if self.verdict is None:
+            self.verdict = {"reason": "lost", "message": why}
+        self._notify()
+
+    # -- for the caller --------------------------------------------------------------------------------------
+
+    async def receive(self) -> tuple[int, bytes]:
+        """Stream number and bytes, in order. Raises EndOfStream when all was delivered and the verdict is in."""
+        while not self._inbox:
+            if self.verdict is not None:
+                raise anyio.EndOfStream
+            await self._change.wait()
+        stream, chunk = self._inbox.popleft()
+        self._owed += len(chunk)
+        if self._owed >= wire.WINDOW // 4 and self.verdict is None:
+            owed, self._owed = self._owed, 0
+            self._granted += owed
+            await self._mux.send(wire.credit_frame(self.number, owed))
+        return stream, chunk
+
+    async def send(self, data: bytes) -> None:
+        """Bytes for the operation, waiting for its credit; dropped once it is over. Raises SandboxLost."""
+        view = memoryview(data)
+        while view and self.verdict is None:
+            while self._credit <= 0 and self.verdict is None:
+                await self._change.wait()
+            count = min(len(view), self._credit, CHUNK)
+            self._credit -= count
+            await self._mux.send(wire.data_frame(self.number, 1, bytes(view[:count])))
+            view = view[count:]
+
+    async def send_record(self, value: object) -> None:
+        """One JSON record."""
+        await self.send(wire.record(value))
+
+    async def end(self) -> None:
+        """No more bytes for the operation."""
+        if self.verdict is None:
+            await self._mux.send(wire.frame(wire.END, self.number))
+
+    async def reset(self) -> None:
+        """Give up: the guest kills it."""
+        if self.verdict is None:
+            await self._mux.send(wire.frame(wire.RESET, self.number))
+
+    async def record(self) -> wire.Json:
+        """The next JSON record. Raises GuestError when the operation failed, SandboxLost."""
+        while True:
+            try:
+                value = self._records.record()
+            except wire.WireError as error:
+                raise self._mux.broken(str(error)) from error
+            if value is not None:
+                return value
+            self._records.feed(await self._more())
+
+    async def raw(self, limit: int) -> bytes:
+        """Between 1 and `limit` raw bytes. Raises GuestError, SandboxLost."""
+        while True:
+            chunk = self._records.raw(limit)
+            if chunk:
+                return chunk
+            self._records.feed(await self._more())
+
+    async def _more(self) -> bytes:
+        try:
+            _, chunk = await self.receive()
+        except anyio.EndOfStream:
+            self.check()
+            raise self._mux.broken("an operation ended in mid-sentence") from None
+        return chunk
+
+    async def finish(self) -> dict[str, Any]:
+        """Wait for the verdict of a file operation. Raises GuestError, SandboxLost."""
+        try:
+            while True:
+                await self.receive()
+        except anyio.EndOfStream:
+            return self.check()
+
+    def check(self) -> dict[str, Any]:
+        """The verdict, if it is good. Raises GuestError, SandboxLost."""
+        verdict = self.verdict or {}
+        match verdict.get("reason"):
+            case "ok":
+                return verdict
+            case "lost":
+                raise SandboxLost(str(verdict.get("message")))
+            case _:
+                place = f" ({verdict['path']})" if verdict.get("path") else ""
+                raise GuestError(f"{verdict.get('message', 'the operation was given up')}{place}")
+
+
+class Mux:
+    """All channels of one sandbox."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._decoder = wire.Decoder()
+        self._lock = anyio.Lock()
+        self._next = 1
+        self._channels: dict[int, Channel] = {}
+        self.about: dict[str, Any] = {}
+        """The guest's hello."""
+        self.lost_because = ""
+        self._greeted = anyio.Event()
+
+    async def send(self, encoded: bytes) -> None:
+        """One frame onto the link, whole. Raises SandboxLost."""
+        if self.lost_because:
+            raise SandboxLost(self.lost_because)
+        async with self._lock:
+            with anyio.CancelScope(shield=True):  # half a frame would end the stream; the link bounds the wait
+                await self._link.send(encoded)
+
+    async def greet(self, silence_s: float) -> None:
+        """Exchange hello. Raises StartFailed with the container's last words."""
+        with contextlib.suppress(SandboxLost):  # it ended already: what it said is on its way
+            await self.send(wire.control_frame(wire.HELLO, 0, {"v": wire.VERSION, "silence_s": silence_s}))
+        await self._greeted.wait()
+        if self.lost_because:
+            words = self._link.last_words()
+            hint = f": {words[-600:]}" if words else ""
+            raise StartFailed(f"the container ended before its guest answered (python3 3.9 or newer is needed){hint}", op="start")
+
+    async def open(self, op: str, **request: object) -> Channel:
+        """Begin an operation. Raises SandboxLost."""
+        if self.lost_because:
+            raise SandboxLost(self.lost_because)
+        channel = Channel(self, self._next)
+        self._next += 1
+        self._channels[channel.number] = channel
+        await self.send(wire.control_frame(wire.OPEN, channel.number, {"op": op, **request}))
+        return channel
+
+    async def read_forever(self) -> None:
+        """Deliver frames until the link ends or the guest breaks the rules."""
+        why = "the container is gone"
+        try:
+            while chunk := await self._link.receive():
+                for frame in self._decoder.feed(chunk):
+                    self._deliver(frame)
+        except wire.WireError as error:
+            why = f"the container broke the protocol: {error}"
+        words = self._link.last_words()
+        self._end(f"{why} ({words[-300:]})" if words else why)
+
+    def _deliver(self, frame: wire.Frame) -> None:
+        if frame.kind == wire.HELLO:
+            if self._greeted.is_set():
+                raise wire.WireError("a second hello")
+            self.about = wire.object_of(frame.payload)
+            if self.about.get("v") != wire.VERSION:
+                raise wire.WireError(f"a guest of version {self.about.get('v')!r}")
+            self._greeted.set()
+            return
+        if not self._greeted.is_set():
+            raise wire.WireError("the first frame is not hello")
+        channel = self._channels.get(frame.channel)
+        if channel is None:
+            if not 0 < frame.channel < self._next:
+                raise wire.WireError(f"a frame for channel {frame.channel}, which was never opened")
+            return  # its caller has gone
+        channel.arrived(frame)
+        if channel.verdict is not None:
+            del self._channels[frame.channel]
+
+    def _end(self, why: str) -> None:
+        self.lost_because = self.lost_because or why
+        self._greeted.set()
+        for channel in list(self._channels.values()):
+            channel.lost(self.lost_because)
+        self._channels.clear()
+
+    def broken(self, why: str) -> WireError:
+        """The guest lied inside a channel: an error to raise; the stream is over for everybody."""
+        self._end(f"the container broke the protocol: {why}")
+        return WireError(self.lost_because)
+
+    async def heartbeat(self, every_s: float) -> None:
+        """Tell the guest that its host lives."""
+        while not self.lost_because:
+            await anyio.sleep(every_s)
+            try:
+                await self.send(wire.credit_frame(0, 0))
+            except SandboxLost:
+                return

@@ -1,0 +1,75 @@
+"""The seam under which engines differ: start a planned container, give back a duplex byte stream and a way to end it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sandbox.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What matters of an image; its ENTRYPOINT, USER and HEALTHCHECK are overridden and need no look."""
+
+    id: str
+    volumes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What kind of engine this is, for `doctor` and for the record."""
+
+    name: str
+    version: str
+    api: str
+    kernel: str
+    cgroups: str
+    cpus: int
+    memory_bytes: int
+    security: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    """Limits that this engine cannot enforce; any of them stops a run."""
+
+
+class Link(Protocol):
+    """The stdin and stdout of one running guest."""
+
+    container: str
+    """The engine's id of the container."""
+
+    async def send(self, data: bytes) -> None:
+        """All of it, waiting while the other side is slow. Raises SandboxLost."""
+        ...
+
+    async def receive(self) -> bytes:
+        """Some bytes; empty at the end."""
+        ...
+
+    def last_words(self) -> str:
+        """What the guest wrote on stderr, at most 64 KiB."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the container and wait until it is gone. Idempotent, bounded; run it shielded."""
+        ...
+
+
+class Engine(Protocol):
+    """One container engine."""
+
+    async def facts(self) -> EngineFacts:
+        """Raises EngineUnavailable."""
+        ...
+
+    async def image(self, name: str) -> ImageFacts:
+        """Raises ImageMissing, EngineUnavailable. Never pulls."""
+        ...
+
+    async def start(self, plan: Plan) -> Link:
+        """A running guest, attached. When it raises (StartFailed, EngineError) or is cancelled, nothing is left behind."""
+        ...
+
+    async def reap(self) -> tuple[str, ...]:
+        """Remove containers whose owner process is dead; returns their ids."""
+        ...

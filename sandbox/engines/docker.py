@@ -1,0 +1,347 @@
+"""Docker, and whatever speaks its API: the only importer of the docker SDK.
+
+Every call has a deadline and a connection of its own, so that one that hangs cannot hold up another. The container is created
+attached (`StdinOnce`) with `AutoRemove`: when this process dies, however it dies, the engine closes the guest's stdin, the
+guest exits, and the engine removes the container. Nothing is ever executed in or copied into a running container by
+the engine: no exec, no archive API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import docker
+import docker.errors
+import docker.types
+import requests.exceptions
+from docker.utils import kwargs_from_env
+
+from sandbox import owner
+from sandbox.engines.base import EngineFacts, ImageFacts, Link
+from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, SandboxLost, StartFailed
+from sandbox.plan import GUEST, Bind, Plan, Tmpfs
+
+T = TypeVar("T")
+Client = Any
+"""docker.APIClient: the SDK has no types."""
+
+CALL_S = 30.0
+GONE_S = 20.0
+LAST_WORDS_BYTES = 64 * 1024
+READ_BYTES = 256 * 1024
+_HEADER = struct.Struct(">BxxxL")
+_RECURSIVE_RO_API = (1, 44)
+
+
+class DockerEngine:
+    """One Docker daemon. Make it with `connect`."""
+
+    def __init__(self, address: dict[str, Any], version: str) -> None:
+        self._address = address
+        self._version = version
+        self.api = tuple(int(part) for part in version.split("."))
+        self._facts: EngineFacts | None = None
+
+    @classmethod
+    async def connect(cls, environment: dict[str, str] | None = None) -> DockerEngine:
+        """The daemon that `DOCKER_HOST` names, or the local one. Raises EngineUnavailable."""
+        address = kwargs_from_env(environment=dict(os.environ) if environment is None else environment)
+
+        def version() -> str:
+            client = docker.APIClient(version="auto", timeout=CALL_S, **address)
+            try:
+                return str(client._version)  # noqa: SLF001 - the negotiated version has no public name
+            finally:
+                client.close()
+
+        return cls(address, await _call(version))
+
+    def _with_client(self, work: Callable[[Client], T], timeout_s: float = CALL_S) -> T:
+        client = docker.APIClient(version=self._version, timeout=timeout_s, **self._address)
+        try:
+            return work(client)
+        finally:
+            client.close()
+
+    async def facts(self) -> EngineFacts:
+        """What the daemon says of itself (asked once)."""
+        if self._facts is None:
+            info = await _call(lambda: self._with_client(lambda c: c.info()))
+            missing = [name for name in ("MemoryLimit", "PidsLimit", "CpuCfsQuota") if not info.get(name)]
+            if not any("seccomp" in str(s) for s in info.get("SecurityOptions") or []):
+                missing.append("seccomp")
+            self._facts = EngineFacts(
+                name="docker",
+                version=str(info.get("ServerVersion", "")),
+                api=self._version,
+                kernel=str(info.get("KernelVersion", "")),
+                cgroups=f"v{info.get('CgroupVersion', '1')}",
+                cpus=int(info.get("NCPU") or 1),
+                memory_bytes=int(info.get("MemTotal") or 0),
+                security=tuple(map(str, info.get("SecurityOptions") or [])),
+                missing=tuple(missing),
+            )
+        return self._facts
+
+    async def image(self, name: str) -> ImageFacts:
+        """Look an image up; never pulls."""
+
+        def inspect(client: Client) -> ImageFacts:
+            try:
+                found = client.inspect_image(name)
+            except docker.errors.ImageNotFound as error:
+                message = (
+                    f"image {name} is not on this engine; build the agent image with scripts/bootstrap, or docker pull {name}"
+                )
+                raise ImageMissing(message, op="image") from error
+            config = found.get("Config") or {}
+            return ImageFacts(id=str(found["Id"]), volumes=tuple(config.get("Volumes") or ()))
+
+        return await _call(lambda: self._with_client(inspect))
+
+    async def start(self, plan: Plan) -> Link:
+        """Create attached, attach, start."""
+        facts = await self.facts()
+        if facts.missing:
+            raise StartFailed(
+                f"the engine cannot enforce {', '.join(facts.missing)}; fix its cgroup set-up (docker info)", op="start"
+            )
+        name = "massgen-" + os.urandom(8).hex()
+        with anyio.CancelScope(shield=True):  # a thread cannot be cancelled: bounded by CALL_S, then cleaned up
+            try:
+                container, raw = await _call(lambda: self._launch(name, plan, facts))
+                stream = await _stream(raw)
+            except BaseException:
+                await self._remove(name)
+                raise
+        link = DockerLink(self, container, name, stream)
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await link.aclose()
+            raise
+        return link
+
+    def _launch(self, name: str, plan: Plan, facts: EngineFacts) -> tuple[str, socket.socket]:
+        def launch(client: Client) -> tuple[str, socket.socket]:
+            config = client.create_container_config(
+                **_config(plan), host_config=client.create_host_config(**_host_config(plan, facts))
+            )
+            config["StopSignal"] = "SIGKILL"
+            for mount in config["HostConfig"].get("Mounts") or []:
+                if mount["Type"] == "bind":
+                    mount["BindOptions"] = self._bind_options(read_only=bool(mount["ReadOnly"]))
+            container = str(client.create_container_from_config(config, name)["Id"])
+            params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            attached = client.attach_socket(container, params=params)
+            raw = getattr(attached, "_sock", attached)
+            ours = socket.socket(fileno=os.dup(raw.fileno()))
+            client.start(container)
+            return container, ours
+
+        try:
+            return self._with_client(launch)
+        except docker.errors.APIError as error:
+            raise StartFailed(_explain(str(error.explanation or error), plan.image), op="start") from error
+
+    def _bind_options(self, *, read_only: bool) -> dict[str, Any]:
+        """Read-only holds for what is mounted below, too: forced where the engine can, else that is left out of the view."""
+        options: dict[str, Any] = {"Propagation": "rprivate"}
+        if read_only and self.api >= _RECURSIVE_RO_API:
+            options["ReadOnlyForceRecursive"] = True
+        else:
+            options["NonRecursive"] = True
+        return options
+
+    async def _remove(self, name: str) -> None:
+        """Force a container away and wait until its name is free. Bounded; trouble is left to the reaper."""
+
+        def remove(client: Client) -> None:
+            deadline = time.monotonic() + GONE_S
+            while time.monotonic() < deadline:
+                try:
+                    client.remove_container(name, force=True, v=True)
+                except docker.errors.NotFound:
+                    return
+                except docker.errors.APIError:
+                    time.sleep(0.02)  # "removal is already in progress": the engine's own AutoRemove is at work
+
+        try:
+            await _call(lambda: self._with_client(remove, GONE_S))
+        except EngineError:
+            return
+
+    async def reap(self) -> tuple[str, ...]:
+        """Containers of dead owners: created and never started, or orphaned by an engine that was killed."""
+
+        def dead(client: Client) -> list[str]:
+            found = client.containers(all=True, filters={"label": owner.LABEL})
+            return [c["Id"] for c in found if not owner.alive(c["Labels"].get(owner.LABEL, ""))]
+
+        gone = await _call(lambda: self._with_client(dead))
+        for container in gone:
+            await self._remove(container)
+        return tuple(gone)
+
+
+class DockerLink:
+    """The attach stream of one container: stdout frames demultiplexed from the engine's own framing."""
+
+    def __init__(self, engine: DockerEngine, container: str, name: str, stream: anyio.abc.SocketStream) -> None:
+        self.container = container
+        self._engine = engine
+        self._name = name
+        self._stream = stream
+        self._raw: socket.socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - not Django
+        self._buffer = bytearray()
+        self._words = bytearray()
+        self._closed = False
+
+    async def send(self, data: bytes) -> None:
+        """Bytes for the guest."""
+        try:
+            await self._stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise SandboxLost("the container's stream is closed", op="send") from error
+
+    async def receive(self) -> bytes:
+        """Frames of the guest; its stderr is kept aside."""
+        while True:
+            payload = self._parse()
+            if payload:
+                return payload
+            try:
+                self._buffer += await self._stream.receive(READ_BYTES)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return b""
+
+    def _parse(self) -> bytes:
+        buffer, start, parts = self._buffer, 0, []
+        while len(buffer) - start >= _HEADER.size:
+            stream, size = _HEADER.unpack_from(buffer, start)
+            end = start + _HEADER.size + size
+            if end > len(buffer):
+                break
+            chunk = bytes(memoryview(buffer)[start + _HEADER.size : end])
+            if stream == 1:
+                parts.append(chunk)
+            elif len(self._words) < LAST_WORDS_BYTES:
+                self._words += chunk[: LAST_WORDS_BYTES - len(self._words)]
+            start = end
+        if start:
+            del buffer[:start]
+        return b"".join(parts)
+
+    def last_words(self) -> str:
+        """The guest's stderr."""
+        return self._words.decode("utf-8", "replace").strip()
+
+    async def aclose(self) -> None:
+        """Hang up first: killing while attached and not reading makes the engine's kill hang for a minute."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):  # the other side was faster
+            self._raw.shutdown(socket.SHUT_RDWR)
+        await self._stream.aclose()
+        await self._engine._remove(self._name)  # noqa: SLF001 - the two classes are one module's secret
+
+
+async def _stream(raw: socket.socket) -> anyio.abc.SocketStream:
+    raw.setblocking(False)  # noqa: FBT003 - the standard library's own signature
+    if raw.family == socket.AF_UNIX:
+        return await anyio.abc.UNIXSocketStream.from_socket(raw)
+    return await anyio.abc.SocketStream.from_socket(raw)
+
+
+async def _call(work: Callable[[], T]) -> T:
+    """Run a blocking SDK call in a thread and translate what it raises. Bounded by the client's own timeout."""
+    try:
+        return await anyio.to_thread.run_sync(work)
+    except docker.errors.APIError as error:
+        raise EngineError(f"the engine refused: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: BaseException) -> EngineUnavailable:
+    text = str(error)
+    if "Permission denied" in text or "PermissionError" in text:
+        return EngineUnavailable(
+            "no permission on the Docker socket; use sudo, or join its group (sudo usermod -aG docker $USER) and log in again"
+        )
+    if "Read timed out" in text:
+        return EngineUnavailable(f"the Docker engine did not answer within {CALL_S:.0f} s; look at its log, or restart it")
+    return EngineUnavailable(
+        "no Docker engine answers; start it (sudo systemctl start docker), or run scripts/bootstrap to install one"
+    )
+
+
+def _explain(text: str, image: str) -> str:
+    if re.search(r"python3.*(not found|no such file)", text, re.IGNORECASE):
+        return f"image {image} has no python3; any image with python3 3.9 or newer works (massgen's own: scripts/bootstrap)"
+    return f"the engine could not start a container of {image}: {text.strip()}"
+
+
+def _config(plan: Plan) -> dict[str, Any]:
+    return {
+        "image": plan.image,
+        "command": [],
+        "entrypoint": ["python3", "-I", "-S", GUEST],
+        "user": f"{plan.uid}:{plan.gid}",
+        "environment": dict(plan.env),
+        "working_dir": "/",
+        "labels": {**plan.labels, owner.LABEL: owner.me()},
+        "stdin_open": True,
+        "detach": False,
+        "tty": False,
+        "healthcheck": {"test": ["NONE"]},
+        "hostname": "sandbox",
+    }
+
+
+def _host_config(plan: Plan, facts: EngineFacts) -> dict[str, Any]:
+    limits = plan.limits
+    return {
+        "network_mode": "none",
+        "auto_remove": True,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "ipc_mode": "private",
+        "cgroupns": "private",
+        "log_config": docker.types.LogConfig(type="none"),
+        "mem_limit": plan.memory_bytes,
+        "memswap_limit": plan.memory_bytes,
+        "nano_cpus": int(min(limits.cpus, facts.cpus) * 1e9),
+        "pids_limit": limits.pids,
+        "shm_size": limits.tmp_bytes,
+        "init": False,
+        "ulimits": [
+            docker.types.Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
+            docker.types.Ulimit(name="core", soft=0, hard=0),
+        ],
+        "mounts": [_bind(b) for b in plan.binds],
+        "tmpfs": {t.target: _tmpfs(t, plan) for t in plan.tmpfs},
+    }
+
+
+def _bind(bind: Bind) -> docker.types.Mount:
+    return docker.types.Mount(target=bind.target, source=bind.source, type="bind", read_only=bind.read_only)
+
+
+def _tmpfs(mount: Tmpfs, plan: Plan) -> str:
+    access = "ro" if mount.read_only else "rw"
+    size = f"size={mount.size_bytes},nr_inodes={mount.inodes}"
+    return f"{access},exec,nosuid,nodev,{size},mode={mount.mode:o},uid={plan.uid},gid={plan.gid}"

@@ -1,0 +1,142 @@
+"""What the host looks like, for `plan`: every look without following the last component, nothing written but our own cache.
+
+The cache holds three tiny things that containers mount read-only: the zipped guest, an empty file, and generated
+`passwd`/`group` files. All are content-addressed and replaced atomically, so that parallel runs never meet a half one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+from sandbox.errors import SpecError
+from sandbox.plan import HostFacts, PathFacts
+from sandbox.spec import AGENT_UID, HOME, Lease, SandboxSpec
+
+MAX_GIT_WALK = 500_000
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/massgen`, made when missing."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "massgen"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def state_folder() -> Path:
+    """`$XDG_STATE_HOME/massgen`; not made here."""
+    return Path(os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")) / "massgen"
+
+
+def look(spec: SandboxSpec, *, lease: Lease | None = None, image_volumes: tuple[str, ...] = ()) -> HostFacts:
+    """Look at everything the spec and the lease name. Raises SpecError for withheld paths that are not relative."""
+    cache = cache_folder() / "sandbox"
+    cache.mkdir(parents=True, exist_ok=True)
+    withheld = {m.source: m.withhold for m in spec.mounts}
+    paths: dict[Path, PathFacts] = {}
+    for mount in spec.mounts:
+        if mount.mode == "ro":
+            paths[mount.source] = _look_at(mount.source, withhold=mount.withhold)
+        else:
+            paths[mount.source] = _look_at(mount.source)
+    for path in lease.paths if lease else ():
+        direct = lease is not None and lease.purpose == "direct"
+        paths[path] = _look_at(path, withhold=withheld.get(path, ()) if direct else (), git=True)
+    uid, gid = os.getuid(), os.getgid()
+    inside = (AGENT_UID, AGENT_UID) if uid == 0 else (uid, gid)
+    if lease and lease.paths and paths[lease.paths[0]].kind != "missing":
+        inside = (paths[lease.paths[0]].uid, paths[lease.paths[0]].gid)
+    return HostFacts(
+        uid=uid,
+        gid=gid,
+        home=Path.home(),
+        private=(state_folder(), cache_folder()),
+        paths=paths,
+        empty_file=_cached(cache, "empty", b""),
+        guest=guest_zip(cache),
+        accounts=_accounts(cache, *inside),
+        image_volumes=image_volumes,
+    )
+
+
+def _look_at(path: Path, *, withhold: tuple[str, ...] = (), git: bool = False) -> PathFacts:
+    try:
+        about = path.lstat()
+    except OSError:
+        return PathFacts(kind="missing")
+    masks: list[tuple[str, str]] = []
+    for name in withhold:
+        relative = name.rstrip("/")
+        if relative.startswith("/") or ".." in relative.split("/"):
+            raise SpecError(f"{name!r} is not a path below {path}; withheld paths are relative")
+        try:
+            masks.append((relative, "dir" if stat.S_ISDIR((path / relative).lstat().st_mode) else "file"))
+        except OSError:
+            continue  # not there: nothing to hide
+    return PathFacts(
+        kind="dir" if stat.S_ISDIR(about.st_mode) else "file" if stat.S_ISREG(about.st_mode) else "other",
+        uid=about.st_uid,
+        gid=about.st_gid,
+        git_folders=tuple(_git_folders(path)) if git and stat.S_ISDIR(about.st_mode) else (),
+        masks=tuple((m, "dir" if k == "dir" else "file") for m, k in masks),
+    )
+
+
+def _git_folders(root: Path) -> list[str]:
+    """Everything called `.git` below a write root: folders of repositories, files of worktrees and submodules."""
+    found: list[str] = []
+    count = 0
+    for base, folders, names in os.walk(root):
+        count += len(folders) + len(names)
+        if count > MAX_GIT_WALK:
+            raise SpecError(f"{root} holds more than {MAX_GIT_WALK} files; name a smaller folder as write path")
+        if ".git" in folders or ".git" in names:
+            found.append(str((Path(base) / ".git").relative_to(root)))
+            if ".git" in folders:
+                folders.remove(".git")
+    return found
+
+
+def guest_zip(cache: Path) -> Path:
+    """The guest and the wire codec as one file that python runs; the name is the hash of the content."""
+    package = Path(__file__).parent
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        _add(archive, "__main__.py", b"from sandbox.guest.main import main\n\nmain()\n")
+        _add(archive, "sandbox/__init__.py", b"")
+        _add(archive, "sandbox/wire.py", (package / "wire.py").read_bytes())
+        for source in sorted((package / "guest").glob("*.py")):
+            _add(archive, f"sandbox/guest/{source.name}", source.read_bytes())
+    content = buffer.getvalue()
+    return _cached(cache, f"guest-{hashlib.sha256(content).hexdigest()[:16]}.zip", content)
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
+
+
+def _accounts(cache: Path, uid: int, gid: int) -> Path:
+    """`passwd` and `group` that know the uid inside, so that programs which ask for a name get one."""
+    folder = cache / f"accounts-{uid}-{gid}"
+    folder.mkdir(exist_ok=True)
+    root = "" if uid == 0 else "root:x:0:0:root:/root:/bin/sh\n"
+    _cached(folder, "passwd", f"{root}agent:x:{uid}:{gid}:agent:{HOME}:/bin/sh\n".encode())
+    _cached(folder, "group", ("" if gid == 0 else "root:x:0:\n").encode() + f"agent:x:{gid}:\n".encode())
+    return folder
+
+
+def _cached(folder: Path, name: str, content: bytes) -> Path:
+    """Write once, atomically, readable by all."""
+    path = folder / name
+    if path.exists() and path.stat().st_size == len(content):
+        return path
+    staged = folder / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
+    staged.write_bytes(content)
+    staged.chmod(0o444)
+    staged.rename(path)
+    return path

@@ -1,0 +1,274 @@
+"""The one loop of the guest: frames in, children's pipes, frames out.
+
+It never waits for a write: what the host does not take stays in a queue that credit bounds, and stdin is still read, so
+the end of the host is always seen. A second thread only watches the clock.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import threading
+import time
+from collections import deque
+from typing import Any, Callable
+
+from sandbox.guest import commit, files
+from sandbox.guest.command import Command
+from sandbox.guest.task import Task, Work
+from sandbox.wire import (
+    CLOSE,
+    CREDIT,
+    DATA,
+    END,
+    HELLO,
+    OPEN,
+    RESET,
+    VERSION,
+    Decoder,
+    Frame,
+    WireError,
+    control_frame,
+    credit_of,
+    object_of,
+)
+
+Ready = Callable[[int], None]
+CHUNK = 256 * 1024
+MAX_COMMANDS = 64
+
+WORK: dict[str, Work] = {
+    "list": files.list_folder,
+    "read": files.read,
+    "mark": files.mark,
+    "pack": files.pack,
+    "apply": files.apply,
+    "commit": commit.commit,
+}
+
+
+class Guest:
+    """Serves one host over two descriptors until the host is gone."""
+
+    def __init__(self, stdin: int, stdout: int, world: Any, on_silence: Callable[[], None] | None = None) -> None:
+        self.world = world
+        self.baselines: dict[str, files.Listing] = {}
+        self._in, self._out = stdin, stdout
+        os.set_blocking(stdin, False)
+        os.set_blocking(stdout, False)
+        self._decoder = Decoder()
+        self._greeted = False
+        self._last_channel = 0
+        self._channels: dict[int, Command | Task] = {}
+        self._selector = selectors.DefaultSelector()
+        self._lock = threading.Lock()
+        self._queue: deque[bytes] = deque()
+        self._clogged = False
+        self._loop = threading.get_ident()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self.watch_read(self._wake_in, self._woken)
+        self.watch_read(stdin, self._readable)
+        self._heard = time.monotonic()
+        self._silence_s = 0.0
+        self._on_silence = on_silence
+        self._closed = False
+
+    # -- descriptors -----------------------------------------------------------------------------------------
+
+    def watch_read(self, fd: int, ready: Ready) -> None:
+        """Call `ready(fd)` whenever there is something to read."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def watch_write(self, fd: int, ready: Ready) -> None:
+        """Call `ready(fd)` whenever it takes bytes."""
+        try:
+            self._selector.register(fd, selectors.EVENT_WRITE, ready)
+        except KeyError:
+            pass  # watched already
+
+    def forget(self, fd: int) -> None:
+        """Stop watching."""
+        try:
+            self._selector.unregister(fd)
+        except KeyError:
+            pass
+
+    def wake(self) -> None:
+        """Make the loop look around; from any thread."""
+        try:
+            os.write(self._wake_out, b"!")
+        except OSError:
+            pass  # full: it will wake anyway
+
+    def _woken(self, fd: int) -> None:
+        try:
+            os.read(fd, 4096)
+        except BlockingIOError:
+            pass
+        if self._queue:
+            self._flush(self._out)
+
+    # -- frames out ------------------------------------------------------------------------------------------
+
+    def send(self, encoded: bytes) -> None:
+        """Queue one frame, from any thread; the loop's own thread writes at once what the pipe takes."""
+        with self._lock:
+            self._queue.append(encoded)
+        if threading.get_ident() == self._loop:
+            self._flush(self._out)
+        else:
+            self.wake()
+
+    def _flush(self, fd: int) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    break
+                head = self._queue.popleft()
+            try:
+                count = os.write(fd, head)
+            except BlockingIOError:
+                count = 0
+            except OSError:
+                self._closed = True
+                return
+            if count < len(head):
+                with self._lock:
+                    self._queue.appendleft(head[count:] if count else head)
+                self._clogged = True
+                self.watch_write(fd, self._flush)
+                return
+        if self._clogged:
+            self._clogged = False
+            self.forget(fd)
+
+    # -- frames in -------------------------------------------------------------------------------------------
+
+    def _readable(self, fd: int) -> None:
+        try:
+            chunk = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return
+        if not chunk:
+            self._closed = True
+            return
+        self._heard = time.monotonic()
+        for frame in self._decoder.feed(chunk):
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        kind, number, payload = frame
+        if not self._greeted:
+            if kind != HELLO or number != 0:
+                raise WireError("the first frame is not hello")
+            self._hello(object_of(payload))
+        elif kind == OPEN:
+            if number <= self._last_channel:
+                raise WireError(f"channel {number} was used before")
+            self._last_channel = number
+            self._open(number, object_of(payload))
+        elif kind == CREDIT and number == 0:
+            pass  # heartbeat
+        else:
+            self._pass_on(kind, number, payload)
+
+    def _pass_on(self, kind: int, number: int, payload: bytes) -> None:
+        channel = self._channels.get(number)
+        if channel is None:
+            if number > self._last_channel or number == 0:
+                raise WireError(f"a frame for channel {number} that was never opened")
+            return  # it just ended
+        if kind == DATA:
+            channel.data(payload)
+        elif kind == END:
+            channel.end()
+        elif kind == CREDIT:
+            channel.granted(credit_of(payload))
+        elif kind == RESET:
+            channel.reset()
+        else:
+            raise WireError(f"a frame of kind {kind} from the host")
+
+    def _hello(self, body: dict[str, Any]) -> None:
+        if body.get("v") != VERSION:
+            raise WireError(f"host speaks version {body.get('v')!r}, this guest speaks {VERSION}")
+        self._greeted = True
+        self._silence_s = float(body.get("silence_s") or 0)
+        about = {"v": VERSION, "pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()}
+        self.send(control_frame(HELLO, 0, about))
+
+    def _open(self, number: int, request: dict[str, Any]) -> None:
+        op = request.get("op")
+        try:
+            if op == "spawn":
+                if len(self._channels) >= MAX_COMMANDS:
+                    raise OSError(11, f"{MAX_COMMANDS} commands run already")
+                self._channels[number] = Command(self, number, request)
+            elif op in ("stop", "go"):
+                (self.world.stop_all if op == "stop" else self.world.go_all)()
+                self.send(control_frame(CLOSE, number, {"reason": "ok"}))
+            elif op in WORK:
+                self._channels[number] = Task(self, number, WORK[op], request)
+            else:
+                raise WireError(f"unknown operation {op!r}")
+        except OSError as error:
+            message = f"{error.strerror or error}: {error.filename or ''}"
+            self.send(control_frame(CLOSE, number, {"reason": "refused", "message": message.rstrip(": ")}))
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Until the host is gone. Raises WireError when it does not speak our protocol."""
+        threading.Thread(target=self._watch_clock, daemon=True).start()
+        while not self._closed:
+            watched = self._selector.get_map()
+            for key, _ in self._selector.select(self._patience()):
+                if watched.get(key.fd) is key:  # an earlier one of this batch may have closed it
+                    key.data(key.fd)
+            self._settle()
+
+    def _patience(self) -> float | None:
+        soonest: float | None = None
+        for channel in self._channels.values():
+            if isinstance(channel, Command):
+                at = channel.drain_until if channel.verdict is not None else channel.deadline
+                if at is not None and (soonest is None or at < soonest):
+                    soonest = at
+        return None if soonest is None else max(0.0, soonest - time.monotonic()) + 0.001
+
+    def _settle(self) -> None:
+        """Reap, sweep, expire, and let finished channels go."""
+        commands = {c.pid: c for c in self._channels.values() if isinstance(c, Command) and c.verdict is None}
+        if commands:
+            now = time.monotonic()
+            for command in commands.values():
+                if command.deadline is not None and now >= command.deadline:
+                    command.deadline = None
+                    command.kill("timeout")
+        ended = self.world.reap(commands)
+        for pid, status, usage in ended:
+            commands.pop(pid).leader_ended(status, usage)
+        if ended:
+            self.world.sweep(commands)
+        for number in [n for n, c in self._channels.items() if c.finished()]:
+            del self._channels[number]
+
+    def _watch_clock(self) -> None:
+        """A dead engine gives no end of file: without a word from the host for `silence_s` the guest ends by itself."""
+        while not self._closed:
+            time.sleep(1.0)
+            if self._silence_s and time.monotonic() - self._heard > self._silence_s and self._on_silence is not None:
+                self._on_silence()
+
+    def child_changed(self, _number: int = signal.SIGCHLD, _frame: Any = None) -> None:
+        """Signal handler: some child ended."""
+        self.wake()
+
+    def close(self) -> None:
+        """Release descriptors (a guest that is PID 1 just exits)."""
+        self._selector.close()
+        for fd in (self._wake_in, self._wake_out):
+            os.close(fd)

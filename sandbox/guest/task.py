@@ -1,0 +1,120 @@
+"""One file operation: a thread with a byte stream each way, so that a slow disk never holds up the loop."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Callable
+
+from sandbox.wire import CLOSE, WINDOW, Records, control_frame, credit_frame, data_frame, record
+
+if TYPE_CHECKING:
+    from sandbox.guest.serve import Guest
+
+CHUNK = 256 * 1024
+
+Work = Callable[["Task", dict[str, Any]], dict[str, Any]]
+
+
+class Gone(Exception):
+    """The host gave up on this operation."""
+
+
+class Task:
+    """The operation's end of its channel. Methods without a note run on the operation's own thread."""
+
+    def __init__(self, guest: Guest, channel: int, work: Work, request: dict[str, Any]) -> None:
+        self.guest = guest
+        self.channel = channel
+        self._credit = WINDOW
+        self._input = Records()
+        self._waiting = 0
+        self._ended = False
+        self._reset = False
+        self._done = False
+        self._change = threading.Condition()
+        threading.Thread(target=self._run, args=(work, request), daemon=True).start()
+
+    def _run(self, work: Work, request: dict[str, Any]) -> None:
+        try:
+            verdict = dict(work(self, request), reason="ok")
+        except Gone:
+            verdict = {"reason": "killed"}
+        except OSError as error:
+            name = error.filename.decode("utf-8", "surrogateescape") if isinstance(error.filename, bytes) else error.filename
+            verdict = {"reason": "error", "errno": error.errno or 0, "message": error.strerror or str(error), "path": name}
+        except Exception as error:  # noqa: BLE001 - whatever it was, the host must hear of it
+            verdict = {"reason": "error", "message": f"{type(error).__name__}: {error}"}
+        self._done = True
+        self.guest.send(control_frame(CLOSE, self.channel, verdict))
+        self.guest.wake()
+
+    def send(self, chunk: bytes) -> None:
+        """Bytes to the host, waiting for credit. Raises Gone."""
+        view = memoryview(chunk)
+        while view:
+            with self._change:
+                self._change.wait_for(lambda: self._credit > 0 or self._reset)
+                if self._reset:
+                    raise Gone
+                count = min(len(view), self._credit, CHUNK)
+                self._credit -= count
+            self.guest.send(data_frame(self.channel, 1, bytes(view[:count])))
+            view = view[count:]
+
+    def send_record(self, value: Any) -> None:
+        """One JSON record to the host."""
+        self.send(record(value))
+
+    def _pull(self, take: Callable[[], Any]) -> Any:
+        with self._change:
+            while True:
+                value = take()
+                if value is not None and value != b"":
+                    break
+                if self._reset or self._ended:
+                    raise Gone
+                self._change.wait()
+            consumed, self._waiting = self._waiting, 0
+        if consumed:
+            self.guest.send(credit_frame(self.channel, consumed))
+        return value
+
+    def receive_record(self) -> Any:
+        """The next JSON record from the host. Raises Gone when the stream ended first."""
+        return self._pull(self._input.record)
+
+    def receive(self, limit: int) -> bytes:
+        """Between 1 and `limit` raw bytes from the host. Raises Gone."""
+        chunk = self._pull(lambda: self._input.raw(limit))
+        return bytes(chunk)
+
+    # -- on the loop's thread --------------------------------------------------------------------------------
+
+    def granted(self, count: int) -> None:
+        """The host can take more."""
+        with self._change:
+            self._credit += count
+            self._change.notify_all()
+
+    def data(self, payload: bytes) -> None:
+        """More bytes from the host; credit goes back when the operation takes them."""
+        with self._change:
+            self._input.feed(payload[1:])
+            self._waiting += len(payload) - 1
+            self._change.notify_all()
+
+    def end(self) -> None:
+        """The host has said everything."""
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+
+    def reset(self) -> None:
+        """The host gave up."""
+        with self._change:
+            self._reset = True
+            self._change.notify_all()
+
+    def finished(self) -> bool:
+        """The loop may forget us."""
+        return self._done

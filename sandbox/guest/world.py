@@ -1,0 +1,141 @@
+"""What PID 1 can do to the processes around it. `testing.py` has the other world, where the guest is nobody special."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandbox.guest.serve import Guest
+
+PR_SET_DUMPABLE = 4
+
+Ended = tuple[int, int, "os.struct_rusage"]  # type: ignore[name-defined,unused-ignore]
+
+
+class PidOne:
+    """All processes of the container are ours: nothing outlives a command unless another live command owns it."""
+
+    def path(self, path: str) -> str:
+        """Where an inside path really is."""
+        return path
+
+    def argument(self, argument: str) -> str:
+        """How a program sees one of its arguments."""
+        return argument
+
+    def harden(self) -> None:
+        """Nobody inside may trace us, read our memory or open our descriptors.
+
+        Signals need no handlers: the kernel drops every signal without one for PID 1, SIGKILL included. SIGINT is the
+        exception Python makes. Ignoring instead of defaulting would be inherited by every child.
+        """
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "PR_SET_DUMPABLE refused")
+
+    def adopt(self, _guest: Guest, pid: int) -> None:
+        """A child was started: the kernel's memory killer takes it before us."""
+        try:
+            with open(f"/proc/{pid}/oom_score_adj", "w") as score:
+                score.write("1000")
+        except OSError:
+            pass  # it already ended
+
+    def reap(self, leaders: Iterable[int]) -> list[Ended]:
+        """Collect every child that ended, ours or adopted; returns those that are leaders."""
+        known = set(leaders)
+        ended: list[Ended] = []
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            if os.WIFSTOPPED(status):  # only a tracee stops for us, and we trace nobody on purpose
+                _signal(pid, signal.SIGKILL)
+            elif pid in known:
+                ended.append((pid, status, usage))
+
+    def sweep(self, live: Iterable[int]) -> None:
+        """Kill whatever no live leader owns by descent or session.
+
+        A daemon that a *live* command double-forked away counts as nobody's and goes too: better that than letting
+        a finished command leave something behind.
+        """
+        keep = set(live)
+        if not keep:
+            _signal(-1, signal.SIGKILL)  # atomic: a fork storm cannot outrun it
+            return
+        for _ in range(50):
+            strays = _strays(keep)
+            if not strays:
+                return
+            for pid in strays:
+                _signal(pid, signal.SIGKILL)
+
+    def stop_all(self) -> None:
+        """Every other process stops until `go_all`."""
+        _signal(-1, signal.SIGSTOP)
+
+    def go_all(self) -> None:
+        """They go on."""
+        _signal(-1, signal.SIGCONT)
+
+    def signal_session(self, leader: int, number: int) -> None:
+        """Signal the leader's process group; `sweep` takes whatever left the group."""
+        try:
+            os.killpg(leader, number)
+        except OSError:
+            pass
+
+    def oom_kills(self) -> int:
+        """How often the kernel killed for memory in this container's cgroup; 0 where it cannot be read."""
+        for path, key in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill")):
+            try:
+                with open(path) as events:
+                    for line in events:
+                        name, _, value = line.partition(" ")
+                        if name == key:
+                            return int(value)
+            except (OSError, ValueError):
+                continue
+        return 0
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
+def _strays(keep: set[int]) -> list[int]:
+    """Living processes that are neither leaders, nor descend from one, nor share a session with one."""
+    parents: dict[int, int] = {}
+    sessions: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or name == "1":
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as stat:
+                fields = stat.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if fields[0] in (b"Z", b"X"):
+            continue
+        parents[int(name)] = int(fields[1])
+        sessions[int(name)] = int(fields[3])
+    strays = []
+    for pid in parents:
+        ancestor = pid
+        while ancestor in parents and ancestor not in keep and sessions.get(ancestor) not in keep:
+            ancestor = parents[ancestor]
+        if ancestor not in parents:
+            strays.append(pid)
+    return strays

@@ -1,0 +1,118 @@
+"""What changed in a sandbox, by content: typed entries, checked by the host.
+
+A snapshot is decoded from a container that may be hostile. So this module is the border: a path that leaves
+its root, contains `.git` in any spelling, or is absurdly long never becomes an `Entry`; setuid, setgid and
+sticky bits are dropped; devices, sockets and FIFOs do not exist here. Links are kept as links, as text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from sandbox.errors import SnapshotError
+
+Kind = Literal["file", "link", "dir", "gone"]
+
+MAX_ENTRIES = 100_000
+MAX_PATH_BYTES = 4096
+MAX_TARGET_BYTES = 4096
+MAX_TOTAL_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Entry:
+    """One changed path below a root."""
+
+    root: str
+    """Absolute path of the root inside the sandbox (a write path, or `/workspace`)."""
+    path: str
+    """Relative to `root`, `/`-separated; undecodable bytes as lone surrogates. Empty: the root itself, a file."""
+    kind: Kind
+    mode: int = 0
+    """Permission bits only (0o777)."""
+    size: int = 0
+    sha256: str = ""
+    """Of the content, for files."""
+    target: str = ""
+    """Of a link."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A set of entries with an identity: equal content, equal id."""
+
+    entries: tuple[Entry, ...]
+    left_out: tuple[str, ...] = ()
+    """Absolute paths inside that an agent made and that no snapshot carries (withheld names), for the record."""
+
+    @property
+    def id(self) -> str:
+        """SHA-256 over the sorted entries."""
+        digest = hashlib.sha256()
+        for entry in sorted(self.entries):
+            digest.update(json.dumps(_row(entry)).encode() + b"\n")
+        return digest.hexdigest()
+
+    def under(self, root: str) -> tuple[Entry, ...]:
+        """The entries of one root."""
+        return tuple(e for e in self.entries if e.root == root)
+
+    def without(self, root: str) -> Snapshot:
+        """The same snapshot less one root (`/workspace` never reaches a project)."""
+        return Snapshot(entries=tuple(e for e in self.entries if e.root != root), left_out=self.left_out)
+
+    def to_json(self) -> str:
+        """One JSON line per entry, in order."""
+        return "".join(json.dumps(_row(e)) + "\n" for e in sorted(self.entries))
+
+    @staticmethod
+    def from_json(text: str) -> Snapshot:
+        """The inverse of `to_json`. Raises SnapshotError on anything else."""
+        try:
+            rows = [json.loads(line) for line in text.splitlines()]
+        except ValueError as error:
+            raise SnapshotError(f"snapshot manifest is not JSON lines: {error}") from error
+        return Snapshot(entries=tuple(_entry(row) for row in rows))
+
+
+def _row(e: Entry) -> list[object]:
+    return [e.root, e.path, e.kind, e.mode, e.size, e.sha256, e.target]
+
+
+def _entry(row: object) -> Entry:
+    match row:
+        case [str(root), str(path), "file" | "link" | "dir" | "gone" as kind, int(mode), int(size), str(sha), str(target)]:
+            return Entry(root=root, path=check_path(path), kind=kind, mode=mode & 0o777, size=size, sha256=sha, target=target)
+        case _:
+            raise SnapshotError(f"snapshot manifest has an unknown row: {str(row)[:200]}")
+
+
+def check_path(path: str) -> str:
+    """The same path, or SnapshotError: absolute, `..`, empty components, NUL, too long, or `.git` anywhere."""
+    if path == "":
+        return path
+    raw = path.encode("utf-8", "surrogateescape")
+    parts = path.split("/")
+    if len(raw) > MAX_PATH_BYTES or "\0" in path or any(p in ("", ".", "..") for p in parts):
+        raise SnapshotError(f"a container sent an unusable path: {path[:120]!r}")
+    if any(is_git_name(p) for p in parts):
+        raise SnapshotError(f"a container sent a path inside a git folder: {path[:120]!r}")
+    return path
+
+
+def is_git_name(component: str) -> bool:
+    """True for `.git` in any spelling a file system may fold onto it (case, trailing dots and spaces, HFS ignorables, 8.3)."""
+    folded = "".join(c for c in component if c not in _IGNORED).casefold().rstrip(". ")
+    return folded in (".git", "git~1")
+
+
+_IGNORED = frozenset(map(chr, [*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]))
+
+
+def total_bytes(entries: Iterable[Entry]) -> int:
+    """Declared size of all files."""
+    return sum(e.size for e in entries if e.kind == "file")

@@ -1,0 +1,131 @@
+"""What a caller may ask of a sandbox: frozen values, units in the names.
+
+Nothing here does anything. `plan.py` turns these into mounts and engine options and refuses what must be
+refused; the one value that can make a context path writable is `Lease`, a type of its own, so that no
+flag, default or typo elsewhere can.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+WORKSPACE = "/workspace"
+PEERS = "/peers"
+HOME = "/home/agent"
+
+AGENT_UID = 65532
+"""Who agents are when the caller is root: the `nonroot` uid that distroless images use."""
+
+SEEN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": HOME}
+"""The whole environment of a command, before what the spec adds. Nothing is inherited."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """One path of the host that a sandbox shows.
+
+    `ro`: the host's own files, read-only by the mount layer. `draft`: a private writable copy, thrown away
+    with the container; the host's files cannot change.
+    """
+
+    source: Path
+    """Absolute, resolved path on the host; a folder or a regular file."""
+    mode: Literal["ro", "draft"]
+    target: str = ""
+    """Absolute path inside; empty means the same as `source`."""
+    withhold: tuple[str, ...] = ()
+    """Relative paths below `source` whose content is never shown (files or whole folders)."""
+
+    @property
+    def inside(self) -> str:
+        """The path inside the container."""
+        return self.target or str(self.source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a sandbox may use at most. Every value is finite: there is no "unlimited"."""
+
+    memory_bytes: int = 4 * GIB
+    """Anonymous memory; the sizes of the tmpfs mounts are added to what the engine is told, as they count as memory."""
+    cpus: float = 2.0
+    pids: int = 512
+    open_files: int = 4096
+    workspace_bytes: int = GIB
+    """Size of `/workspace`, and of each draft."""
+    tmp_bytes: int = 256 * MIB
+    """Size of `/tmp` and of HOME, each."""
+    inodes: int = 200_000
+    """Files and folders in each writable mount."""
+    output_bytes: int = MIB
+    """Kept of each output stream of a command: half head, half tail."""
+    command_timeout_s: float = 120.0
+    silence_s: float = 60.0
+    """The guest ends itself when the host has not sent anything for this long (the host sends heartbeats)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The right to write, once, into named paths of the host. Nothing else can make a mount writable.
+
+    Use `Lease.grant`. `Sandbox.open` burns the token: the same lease opens one sandbox, ever.
+    """
+
+    token: str
+    run_id: str
+    agent: str
+    snapshot_id: str
+    """What may be written: the id of one snapshot (empty for `direct`)."""
+    purpose: Literal["apply", "undo", "direct"]
+    paths: tuple[Path, ...]
+    """The write roots, absolute and resolved."""
+    protected: tuple[Path, ...] = ()
+    """Existing paths below the roots that stay read-only (`.git` always is)."""
+
+    @staticmethod
+    def grant(
+        *,
+        run_id: str,
+        agent: str,
+        snapshot_id: str,
+        purpose: Literal["apply", "undo", "direct"],
+        paths: tuple[Path, ...],
+        protected: tuple[Path, ...] = (),
+    ) -> Lease:
+        """A lease with a fresh token."""
+        return Lease(
+            token=secrets.token_hex(16),
+            run_id=run_id,
+            agent=agent,
+            snapshot_id=snapshot_id,
+            purpose=purpose,
+            paths=paths,
+            protected=protected,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxSpec:
+    """One container, described."""
+
+    image: str
+    mounts: tuple[Mount, ...] = ()
+    tools: Mapping[str, Path] = field(default_factory=dict)
+    """Read-only program files: absolute path inside → file on the host (the agent body, a CLI binary)."""
+    peers: Path | None = None
+    """Host folder shown read-only at `/peers`."""
+    limits: Limits = field(default_factory=Limits)
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = WORKSPACE
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Extra engine labels (`massgen.run`, `massgen.agent`, `massgen.role`, …)."""
+    uid: int | None = None
+    """Who runs inside. None: the caller's uid, or `AGENT_UID` when the caller is root."""
+    gid: int | None = None

@@ -1,0 +1,329 @@
+"""Files over the stream: filling drafts, taking snapshots, restoring them, and the host's half of a lease's transaction.
+
+Everything that arrives is decoded as if the container were hostile: paths are checked, counts and sizes are bounded, hashes
+are recomputed, and what was not asked for is not taken.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+
+from sandbox import drafts
+from sandbox.channels import Channel, Mux
+from sandbox.errors import Drift, LeaseError, SnapshotError, SpecError
+from sandbox.plan import Fill, Plan
+from sandbox.snapshot import MAX_ENTRIES, MAX_TARGET_BYTES, MAX_TOTAL_BYTES, Entry, Kind, Snapshot, check_path
+from sandbox.spec import WORKSPACE, Lease
+from sandbox.store import Store
+from sandbox.wire import record
+
+CHUNK = 256 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One changed path as the guest lists it, before any content crossed."""
+
+    root: str
+    path: str
+    kind: Kind
+    mode: int
+    size: int
+    target: str
+
+
+# -- into the container ------------------------------------------------------------------------------------------
+
+
+async def fill(mux: Mux, plan: Plan) -> None:
+    """Send every draft its copy of the project, then let the guest remember how all roots look."""
+    for draft in plan.fills:
+        channel = await mux.open("apply", roots=[draft.root])
+        packed = _packed(draft, plan.limits.workspace_bytes)
+        while piece := await anyio.to_thread.run_sync(next, packed, None):
+            await channel.send(piece)
+            if channel.verdict is not None:
+                break
+        await channel.finish()
+    marked = plan.roots if plan.lease is None or plan.lease.purpose == "direct" else ()
+    if marked:
+        await (await mux.open("mark", roots=list(marked))).finish()
+
+
+def _packed(draft: Fill, limit_bytes: int) -> Iterator[bytes]:
+    """Rows and contents of a project, in pieces of about CHUNK bytes. A file that vanishes meanwhile is left out."""
+    piece = bytearray()
+    total = 0
+    for found in drafts.tree(draft.source, draft.withhold):
+        total += found.size
+        if total > limit_bytes:
+            raise SpecError(
+                f"{draft.source} holds more than {limit_bytes // 1024**2} MiB; name a smaller folder, or raise sandbox.disk",
+                op="fill",
+            )
+        row = [0, found.path, found.kind, found.mode, found.size, found.target, found.mtime_ns]
+        if found.kind != "file":
+            piece += record(row)
+        else:
+            try:
+                fd = drafts.open_file(draft.source, found.path)
+            except OSError:
+                continue  # unreadable for us: invisible for agents
+            with os.fdopen(fd, "rb") as file:
+                piece += record(row)
+                left = found.size
+                while left > 0:
+                    chunk = file.read(min(CHUNK, left))
+                    piece += chunk or bytes(left)  # it shrank while we read: the snapshot's base will say so
+                    left -= len(chunk) or left
+                    if len(piece) >= CHUNK:
+                        yield bytes(piece)
+                        piece.clear()
+        if len(piece) >= CHUNK:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece + record([]))
+
+
+async def restore(mux: Mux, roots: Sequence[str], snapshot: Snapshot, store: Store) -> None:
+    """Make the roots look like a snapshot."""
+    channel = await mux.open("apply", roots=list(roots))
+    await _send_entries(channel, roots, _in_order(snapshot.entries), store)
+    await channel.finish()
+
+
+def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Removals first, deepest first; then folders before what they hold."""
+    gone = sorted((e for e in entries if e.kind == "gone"), key=lambda e: (e.root, e.path), reverse=True)
+    rest = sorted((e for e in entries if e.kind != "gone"), key=lambda e: (e.root, e.path))
+    return gone + rest
+
+
+async def _send_entries(channel: Channel, roots: Sequence[str], entries: Sequence[Entry], store: Store) -> None:
+    for entry in entries:
+        if entry.root not in roots:
+            raise SpecError(f"{entry.root} is not a writable root of this sandbox", op="apply")
+        row = [roots.index(entry.root), entry.path, entry.kind, entry.mode, entry.size, entry.target, 0]
+        if entry.kind != "file":
+            await channel.send_record(row)
+            continue
+        content = await anyio.to_thread.run_sync(store.get, entry.sha256)
+        if len(content) != entry.size:
+            raise SnapshotError(f"blob {entry.sha256[:12]} has {len(content)} bytes, its entry says {entry.size}")
+        await channel.send(record(row) + content)
+    await channel.send_record([])
+
+
+# -- out of the container ------------------------------------------------------------------------------------------
+
+
+async def listing(mux: Mux, path: str) -> tuple[Change, ...]:
+    """Everything below a folder."""
+    channel = await mux.open("list", path=path)
+    rows = await _rows(channel, (path,), git=True)
+    await channel.finish()
+    return tuple(rows)
+
+
+async def _rows(channel: Channel, roots: Sequence[str], *, git: bool = False) -> list[Change]:
+    changes: list[Change] = []
+    while rows := await channel.record():
+        if not isinstance(rows, list) or len(changes) + len(rows) > MAX_ENTRIES:
+            raise SnapshotError(
+                f"more than {MAX_ENTRIES} changed paths; an agent that unpacks that much should be told to clean up"
+            )
+        changes += [_change(row, roots, git=git) for row in rows]
+    return changes
+
+
+def _change(row: object, roots: Sequence[str], *, git: bool) -> Change:
+    match row:
+        case [int(root), str(path), "file" | "link" | "dir" | "gone" as kind, int(mode), int(size), str(target), int()] if (
+            0 <= root < len(roots) and size >= 0 and len(target.encode("utf-8", "surrogateescape")) <= MAX_TARGET_BYTES
+        ):
+            checked = path if git or _inside_git(path) else check_path(path)
+            return Change(root=roots[root], path=checked, kind=kind, mode=mode & 0o777, size=size, target=target)
+        case _:
+            raise SnapshotError(f"a container sent an unknown row: {str(row)[:200]}")
+
+
+def _inside_git(path: str) -> bool:
+    """An agent may keep a repository of its own in its draft: honest, and never part of a snapshot."""
+    try:
+        check_path(path)
+    except SnapshotError as error:
+        if "git folder" in str(error):
+            return True
+        raise
+    return False
+
+
+async def snapshot(
+    mux: Mux,
+    roots: Sequence[str],
+    store: Store,
+    keep: Callable[[Sequence[Change]], Collection[int]] | None,
+) -> Snapshot:
+    """See `Sandbox.snapshot`."""
+    channel = await mux.open("pack", roots=list(roots))
+    changes = list(await _rows(channel, roots))
+    clean = [i for i, c in enumerate(changes) if not _inside_git(c.path)]
+    shown = [changes[i] for i in clean]
+    kept = range(len(shown)) if keep is None else await anyio.to_thread.run_sync(lambda: sorted(keep(shown)))
+    chosen = [clean[i] for i in kept]
+    files = [i for i in chosen if changes[i].kind == "file"]
+    if sum(changes[i].size for i in files) > MAX_TOTAL_BYTES:
+        raise SnapshotError(f"an answer of more than {MAX_TOTAL_BYTES // 1024**2} MiB is not taken")
+    await channel.send_record({"want": files})
+    hashes = await _hashes(channel, set(files))
+    lacking = [i for i in files if hashes.get(i) and not store.has(hashes[i])]
+    unique = list({hashes[i]: i for i in lacking}.values())
+    await channel.send_record({"want": unique})
+    for i in unique:
+        await _blob(channel, store, hashes[i], changes[i].size)
+    await channel.finish()
+    entries = [
+        Entry(root=c.root, path=c.path, kind=c.kind, mode=c.mode, size=c.size, sha256=hashes.get(i, ""), target=c.target)
+        for i, c in ((i, changes[i]) for i in chosen)
+        if c.kind != "file" or hashes.get(i)
+    ]
+    left_out = tuple(f"{changes[i].root}/{changes[i].path}" for i in files if not hashes.get(i))
+    return Snapshot(entries=tuple(entries), left_out=left_out)
+
+
+async def _hashes(channel: Channel, wanted: Collection[int]) -> dict[int, str]:
+    hashes: dict[int, str] = {}
+    while rows := await channel.record():
+        for row in rows:
+            match row:
+                case [int(i), str(sha)] if i in wanted and (not sha or _is_sha(sha)):
+                    hashes[i] = sha
+                case _:
+                    raise SnapshotError(f"a container sent an unknown hash: {str(row)[:120]}")
+    return hashes
+
+
+def _is_sha(text: str) -> bool:
+    return len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+
+
+async def _blob(channel: Channel, store: Store, sha256: str, size: int) -> None:
+    """One content into the store; what does not have the announced size and hash is refused."""
+    match await channel.record():
+        case {"size": int(announced)} if announced == size:
+            pass
+        case other:
+            raise SnapshotError(f"a container announced {str(other)[:80]} for a file of {size} bytes")
+    with store.writer() as writer:
+        left = size
+        while left > 0:
+            chunk = await channel.raw(min(CHUNK, left))
+            writer.write(chunk)
+            left -= len(chunk)
+    if writer.sha256 != sha256:
+        raise SnapshotError("a file does not have the hash that the container announced")
+
+
+# -- the lease -----------------------------------------------------------------------------------------------------
+
+
+async def commit(mux: Mux, lease: Lease, snapshot: Snapshot, store: Store, expected: Mapping[tuple[str, str], str]) -> Snapshot:
+    """See `Sandbox.commit` and `guest/commit.py`."""
+    roots = [str(p) for p in lease.paths]
+    entries = [e for e in _in_order(snapshot.entries) if e.root != WORKSPACE]
+    for entry in entries:
+        _check_link(entry)
+    channel = await mux.open("commit", roots=roots, token=lease.token[:16])
+    await _send_entries(channel, roots, entries, store)
+    states = await _states(channel, len(entries))
+    _check_states(entries, states, expected)
+    preimages = {i: s for i, s in enumerate(states) if s.get("kind") == "file"}
+    lacking = [i for i, s in preimages.items() if not store.has(str(s["sha256"]))]
+    await channel.send_record({"want": lacking})
+    for i in lacking:
+        await _blob(channel, store, str(states[i]["sha256"]), int(states[i]["size"]))
+    undo = Snapshot(entries=tuple(_preimage(e, s) for e, s in zip(entries, states, strict=True)))
+    await anyio.to_thread.run_sync(store.put_snapshot, undo)
+    await channel.send_record({"go": True})
+    verdict = await channel.finish()
+    if not verdict.get("written"):
+        paths = tuple(str(p) for p in verdict.get("refused", ()))
+        raise Drift(f"nothing was written: {', '.join(paths)}: {verdict.get('why', 'refused')}", paths=paths)
+    return undo
+
+
+def _check_link(entry: Entry) -> None:
+    """A link that points out of its root would hand the next writer somebody else's file."""
+    if entry.kind != "link":
+        return
+    landed = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.target))
+    if entry.target.startswith("/") or landed == ".." or landed.startswith("../"):
+        raise LeaseError(
+            f"{entry.root}/{entry.path} is a link to {entry.target}, outside of its folder; it is not written", op="commit"
+        )
+
+
+async def _states(channel: Channel, count: int) -> list[dict[str, Any]]:
+    states: list[dict[str, Any]] = []
+    while rows := await channel.record():
+        for row in rows:
+            match row:
+                case [int(i), {"kind": str()} as state] if i == len(states) < count:
+                    states.append(state)
+                case _:
+                    raise SnapshotError(f"a container sent an unknown state: {str(row)[:120]}")
+    if len(states) != count:
+        raise SnapshotError(f"a container described {len(states)} of {count} paths")
+    return states
+
+
+def _check_states(entries: Sequence[Entry], states: Sequence[Mapping[str, Any]], expected: Mapping[tuple[str, str], str]) -> None:
+    drifted: list[str] = []
+    foreign: list[str] = []
+    for entry, state in zip(entries, states, strict=True):
+        place = f"{entry.root}/{entry.path}".rstrip("/")
+        if state.get("foreign") and entry.kind != "dir":
+            foreign.append(place)
+        want = expected.get((entry.root, entry.path))
+        have = _signature(state)
+        if want is None:
+            raise LeaseError(f"no expectation for {place}; every touched path needs one", op="commit")
+        if have != want and not (entry.kind == "dir" and have == "dir") and not (entry.kind == "gone" and have == ""):
+            drifted.append(place)
+    if foreign:
+        raise LeaseError(f"these files belong to another user and are not written: {', '.join(foreign)}", op="commit")
+    if drifted:
+        raise Drift(f"changed since the agents saw them, nothing was written: {', '.join(drifted)}", paths=tuple(drifted))
+
+
+def _signature(state: Mapping[str, Any]) -> str:
+    match state.get("kind"):
+        case "none":
+            return ""
+        case "file":
+            return str(state.get("sha256"))
+        case "link":
+            return f"link:{state.get('target')}"
+        case kind:
+            return str(kind)
+
+
+def _preimage(entry: Entry, state: Mapping[str, Any]) -> Entry:
+    """What puts one path back."""
+    mode = int(state.get("mode", 0)) & 0o777
+    match state.get("kind"):
+        case "file":
+            size, sha = int(state["size"]), str(state["sha256"])
+            return Entry(root=entry.root, path=entry.path, kind="file", mode=mode, size=size, sha256=sha)
+        case "link":
+            return Entry(root=entry.root, path=entry.path, kind="link", target=str(state["target"]))
+        case "dir":
+            return Entry(root=entry.root, path=entry.path, kind="dir", mode=mode)
+        case _:
+            return Entry(root=entry.root, path=entry.path, kind="gone")
