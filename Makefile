@@ -1,0 +1,31 @@
+# Short names for scripts/, which do the work and bring what is missing.
+.DEFAULT_GOAL := help
+.PHONY: help check test test-docker bench demo lock clean
+
+PY := .venv/bin/python
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+check:  ## lint, format, types, floors (no tests)
+	@scripts/test --check-only
+
+test:  ## everything, as CI does
+	@scripts/test
+
+test-docker:  ## only the tests that need a container engine
+	@scripts/test --tests-only -m docker
+
+bench:  ## ratios against subprocess and docker, side by side
+	@scripts/bootstrap
+	@$(PY) benchmarks/first.py
+
+demo:  ## two agents fix a bug in a real project
+	@scripts/demo
+
+lock:  ## resolve pyproject.toml again into requirements.lock (public index only)
+	@scripts/lock
+
+clean:  ## remove the virtual environment and caches; images and run logs stay
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find sandbox massgen tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,131 @@
+# The agent image: built once per Dockerfile, from a registry's base or from one made of this machine's packages. Sourced.
+
+TOOLS=python3,git,ripgrep,python3-pytest # what the Dockerfile wants to find
+
+image_tag() { printf 'massgen-agent:%s\n' "$(sha256sum Dockerfile | cut -c1-12)"; }
+
+image_id() { docker image inspect --format '{{.Id}}' "$1" 2>/dev/null; }
+
+image_current() { local id; id=$(image_id "$(image_tag)") && [ "$id" = "$(image_id massgen-agent:latest)" ]; }
+
+ensure_image() {
+    local tag
+    tag=$(image_tag)
+    if ! image_id "$tag" >/dev/null; then build_image "$tag"; fi
+    docker tag "$tag" massgen-agent:latest
+}
+
+build_image() {
+    local tag=$1 base
+    say "agent image $tag: Debian or Ubuntu with python3, git, ripgrep, pytest"
+    if [ -n "${MASSGEN_BASE:-}" ]; then
+        run_build "$tag" "$MASSGEN_BASE" || die "the agent image could not be built on $MASSGEN_BASE" "see the message above" 125
+        return
+    fi
+    base=debian:bookworm-slim
+    if pull "$base"; then
+        if run_build "$tag" "$base"; then return; fi
+        say "building on $base failed; making the base from this machine's packages instead"
+    else
+        say "no registry answers; making the base from this machine's packages instead"
+    fi
+    base=massgen-base:import
+    import_base "$base"
+    run_build "$tag" "$base" || die "the agent image could not be built" "see the message above" 125
+    docker image rm "$base" >/dev/null # the name only: its layer is in the agent image
+}
+
+# pull IMAGE: 15 s for the registry to answer at all, then 5 minutes for the download.
+pull() {
+    local out pid deadline=$((SECONDS + 15))
+    out=$(mktemp)
+    timeout 300 docker pull "$1" >"$out" 2>&1 </dev/null &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null && ! grep -q 'Pulling from' "$out"; do
+        if [ "$SECONDS" -ge "$deadline" ]; then kill "$pid" 2>/dev/null || true; fi
+        sleep 0.2
+    done
+    rm -f "$out"
+    wait "$pid"
+}
+
+# The Dockerfile alone is the context. Nothing of this machine (CAs, proxies, sources) can get in by accident;
+# proxy variables are the engine's predefined build arguments, which no layer keeps.
+run_build() {
+    local name args=()
+    for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+        if [ -n "${!name:-}" ]; then args+=(--build-arg "$name"); fi
+    done
+    say "building $1 on $2"
+    local log
+    log=$(mktemp)
+    # The classic builder is in every engine; the newer one needs a plugin that Debian does not install.
+    if DOCKER_BUILDKIT=0 docker build --force-rm --network host --build-arg "BASE=$2" "${args[@]}" --tag "$1" - <Dockerfile >"$log" 2>&1; then
+        rm -f "$log"
+        return 0
+    fi
+    tail -n 20 "$log" >&2
+    rm -f "$log"
+    return 1
+}
+
+# import_base NAME: a small root of this machine's own release, from its own package sources, tools included.
+import_base() {
+    command -v mmdebstrap >/dev/null || apt_install "to make the agent image without a registry" mmdebstrap
+    apt_update
+    local suite sources proxy
+    suite=$(release)
+    sources=$(release_sources "$suite")
+    local options=(--quiet --variant=minbase --include="$TOOLS"
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright'
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*'
+        --dpkgopt='path-exclude=/usr/share/info/*')
+    proxy=$(apt-config dump --format '%v' Acquire::http::Proxy 2>/dev/null || true)
+    if [ -n "$proxy" ]; then options+=(--aptopt="Acquire::http::Proxy \"$proxy\""); fi
+    # What belongs to this machine (its mirror, proxy, name, resolver) stays here.
+    # shellcheck disable=SC2016 # $1 is the hook's
+    options+=(--customize-hook='rm -rf "$1"/etc/apt/sources.list.d/* "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/hostname "$1"/etc/resolv.conf'
+        --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/* "$1"/var/log/*'
+        --customize-hook="printf '%s\n' '$(public_source "$suite")' >\"\$1\"/etc/apt/sources.list")
+    say "making a base of $suite with mmdebstrap (about a minute)"
+    # The last `-` reads the sources from stdin; without any, mmdebstrap knows the release's own mirror.
+    local mirror=()
+    if [ -n "$sources" ]; then mirror=(-); fi
+    if ! printf '%s\n' "$sources" | as_root mmdebstrap "${options[@]}" "$suite" - "${mirror[@]}" | docker import - "$1" >/dev/null; then
+        docker image rm "$1" >/dev/null 2>&1 || true # half a root is imported as readily as a whole one
+        die "mmdebstrap could not make the base image" "see its message above; or give an image: MASSGEN_BASE=… scripts/bootstrap" 125
+    fi
+}
+
+os_field() { (. /etc/os-release 2>/dev/null && eval "printf '%s' \"\${$1:-}\""); }
+
+# The release's codename; a derivative counts as the Ubuntu it is made from.
+release() {
+    local name
+    name=$(os_field UBUNTU_CODENAME)
+    if [ -z "$name" ]; then name=$(os_field VERSION_CODENAME); fi
+    printf '%s\n' "${name:-bookworm}"
+}
+
+# The distribution's own entries among this machine's package sources; third-party ones have no say in the image.
+release_sources() {
+    # shellcheck disable=SC2016 # apt's placeholders
+    apt-get indextargets --format '$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
+        sort -u | while IFS='|' read -r origin uri suite component; do
+        case $origin in
+            Debian) keyring=/usr/share/keyrings/debian-archive-keyring.gpg ;;
+            Ubuntu) keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg ;;
+            *) continue ;;
+        esac
+        case $suite in "$1"*) ;; *) continue ;; esac
+        if [ -e "$keyring" ]; then keyring="[signed-by=$keyring] "; else keyring=''; fi
+        printf 'deb %s%s %s %s\n' "$keyring" "$uri" "$suite" "$component"
+    done
+}
+
+public_source() {
+    case "$(os_field ID) $(os_field ID_LIKE)" in
+        *ubuntu*) printf 'deb http://archive.ubuntu.com/ubuntu %s main universe' "$1" ;;
+        *) printf 'deb http://deb.debian.org/debian %s main' "$1" ;;
+    esac
+}
