@@ -1,0 +1,1 @@
+"""Answers, votes, the final turn, and the one write."""

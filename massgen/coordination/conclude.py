@@ -1,0 +1,197 @@
+"""From the decision to the end of the run: final turn, verdict, and the write that the mode allows.
+
+The rule on a failing verify command: a result that fails is not written, and the run ends with exit code 1,
+unless the command failed on the untouched project too and the result is no worse than that. Then it is written
+as asked, the failure is said, and the exit code is 1 all the same: nobody may take such a run for a success.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import anyio.to_thread
+
+from massgen.context.rules import Rules as ContextRules
+from massgen.coordination.archive import Archive
+from massgen.coordination.direct import present_direct
+from massgen.coordination.final import Result, Stage, is_worse, present, saved
+from massgen.coordination.orchestrator import Decided, Seat
+from massgen.coordination.patience import Patience
+from massgen.coordination.record import Record, WriteRecord
+from massgen.coordination.rooms import Rooms
+from massgen.coordination.state import Finish
+from massgen.coordination.verify import Verifier
+from massgen.coordination.writeback import Target, Written, apply_snapshot
+from massgen.errors import ApplyConflict, MassgenError, NoAnswer, RunTimeout, VerifyFailed
+from massgen.events.log import EventLog
+from massgen.events.types import Notice, Verified
+from sandbox import SandboxError, Snapshot
+
+WriteMode = Literal["apply", "review", "direct", "never"]
+Change = Callable[[Record], Record]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """How a run ended."""
+
+    outcome: str
+    exit_code: int
+    message: str = ""
+    winner: str = ""
+    """Label."""
+    result: Result | None = None
+
+
+async def conclude(
+    decided: Decided,
+    *,
+    task: str,
+    seats: Mapping[str, Seat],
+    rooms: Rooms,
+    archive: Archive,
+    log: EventLog,
+    context: ContextRules,
+    patience: Patience,
+    verifier: Verifier | None,
+    target: Target,
+    write_mode: WriteMode,
+    save: Callable[[Change], None],
+) -> Conclusion:
+    """Everything after the vote. `save` changes the run's record; it blocks for the disk."""
+    if isinstance(decided.end, Finish):
+        return _without_answer(decided, patience)
+    voted = archive.get(decided.end.answer)
+    stage = Stage(
+        task=task,
+        seat=seats[decided.end.agent],
+        decided=decided,
+        voted=voted,
+        rooms=rooms,
+        archive=archive,
+        log=log,
+        context=context,
+        patience=patience,
+        verifier=verifier,
+    )
+    writer = _Writer(stage=stage, target=target, write_mode=write_mode, save=save)
+    await writer.keep(voted.snapshot)
+    if decided.cut:
+        return writer.cut_short(saved(stage))
+    try:
+        return await writer.finish()
+    except (MassgenError, SandboxError) as error:
+        writer.fall_back()
+        known = isinstance(error, MassgenError)
+        outcome = "conflict" if isinstance(error, ApplyConflict) else "failed" if known else "sandbox"
+        return writer.ended(outcome, error.exit_code if isinstance(error, MassgenError) else 125, message=str(error))
+
+
+class _Writer:
+    """The last part of one run."""
+
+    def __init__(self, *, stage: Stage, target: Target, write_mode: WriteMode, save: Callable[[Change], None]) -> None:
+        self._stage = stage
+        self._target = target
+        self._write_mode = write_mode
+        self._save = save
+        self._result: Result | None = None
+
+    async def finish(self) -> Conclusion:
+        stage, base = self._stage, self._stage.archive.base
+        written: Written | None = None
+        if self._write_mode == "direct" and self._target.roots:
+            direct = await present_direct(stage, target=self._target, base=base)
+            self._result, written = direct.result or saved(stage), direct.written
+        else:
+            self._result = await present(stage)
+        result = self._result
+        await self.keep(result.snapshot)
+        if stage.patience.over:
+            return self.cut_short(result)
+        if written:
+            await self._wrote("direct", written)
+            _, remark = await self._judge(result.verdict)
+            return self.ended("applied", _verdict_code(result.verdict), message=remark)
+        refused, remark = await self._judge(result.verdict)
+        if refused:
+            return self.ended("failed", VerifyFailed.exit_code, message=remark)
+        code = _verdict_code(result.verdict)
+        if not base.project(result.snapshot).entries:
+            return self.ended("answered", code, message=remark)
+        if self._write_mode in ("review", "never"):
+            return self.ended("ready", code, message=remark)
+        done = await apply_snapshot(
+            result.snapshot,
+            agent=result.agent,
+            target=self._target,
+            base=base,
+            rooms=stage.rooms,
+            store=stage.archive.store,
+            log=stage.log,
+        )
+        await self._wrote("apply", done)
+        return self.ended("applied", code, message=remark)
+
+    def fall_back(self) -> None:
+        """Something stood against the write: the user still gets the voted answer."""
+        if self._result is None:
+            self._result = saved(self._stage)
+
+    def cut_short(self, result: Result) -> Conclusion:
+        """Patience ran out: the best answer is kept, nothing is written."""
+        self._result = result
+        if self._stage.patience.over == "stop":
+            return self.ended("stopped", 130, message="stopped; the best answer so far is kept: `massgen diff`, `massgen apply`")
+        text = "time is up; the best answer so far is kept: `massgen diff`, `massgen apply`"
+        return self.ended("timeout", RunTimeout.exit_code, message=text)
+
+    def ended(self, outcome: str, exit_code: int, *, message: str = "") -> Conclusion:
+        """The conclusion, with what there is."""
+        return Conclusion(
+            outcome=outcome, exit_code=exit_code, message=message, winner=self._stage.seat.label, result=self._result
+        )
+
+    async def keep(self, snapshot: Snapshot) -> None:
+        """Put the result in the record, so that a later `diff` or `apply` finds it however this run ends."""
+        stage = self._stage
+        rows = tuple(stage.archive.base.originals_json())
+
+        def change(record: Record) -> Record:
+            return replace(record, winner=stage.seat.label, answer=stage.voted.id, snapshot=snapshot.id, originals=rows)
+
+        await anyio.to_thread.run_sync(self._save, change)
+
+    async def _wrote(self, purpose: Literal["apply", "direct"], written: Written) -> None:
+        kept = WriteRecord(purpose=purpose, snapshot=written.snapshot.id, undo=written.undo.id)
+        await anyio.to_thread.run_sync(self._save, lambda record: replace(record, written=kept))
+
+    async def _judge(self, verdict: Verified | None) -> tuple[bool, str]:
+        """Whether the result must not be written, and what is to be said of its verdict."""
+        if verdict is None or verdict.ok:
+            return False, ""
+        stage = self._stage
+        before = stage.archive.verdict("base")
+        if before is None and stage.verifier:
+            before = await stage.verifier.check("base", Snapshot(entries=()))
+            stage.log.emit(before)
+        if before is None or is_worse(verdict, before):
+            return True, f"the verify command fails on the result ({verdict.summary}); nothing was written; see `massgen diff`"
+        text = f"the verify command fails ({verdict.summary}), as it did on the untouched project ({before.summary})"
+        stage.log.emit(Notice(text=text, level="warning"))
+        return False, text
+
+
+def _verdict_code(verdict: Verified | None) -> int:
+    """A result that fails is a negative verdict, also where the project failed before."""
+    return 0 if verdict is None or verdict.ok else VerifyFailed.exit_code
+
+
+def _without_answer(decided: Decided, patience: Patience) -> Conclusion:
+    if decided.cut is None:
+        return Conclusion(outcome="no answer", exit_code=NoAnswer.exit_code, message="no agent produced an answer; see the log")
+    if patience.over == "stop":
+        return Conclusion(outcome="stopped", exit_code=130, message="stopped before any agent had answered")
+    return Conclusion(outcome="timeout", exit_code=RunTimeout.exit_code, message="time was up before any agent had answered")

@@ -1,0 +1,189 @@
+"""What an answer changes, as text that people read and `git apply` takes.
+
+Links are shown as links (git's mode 120000), binary and very large files are named without content, folders
+are not mentioned: git does not know them either. Pure: originals and contents come in as functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from massgen.coordination.base import Original
+from sandbox.snapshot import Entry, Snapshot
+
+MAX_DIFF_BYTES = 1024 * 1024
+"""Above this a file is named and not compared: difflib is quadratic on the worst input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileChange:
+    """One changed file."""
+
+    path: str
+    """As shown: relative to the only write root, else with the root's name in front."""
+    kind: Literal["added", "changed", "deleted"]
+    added: int = 0
+    removed: int = 0
+    binary: bool = False
+    """No lines to count: binary, or too large to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A unified diff and its figures."""
+
+    text: str
+    changes: tuple[FileChange, ...]
+
+    @property
+    def added(self) -> int:
+        """Lines."""
+        return sum(change.added for change in self.changes)
+
+    @property
+    def removed(self) -> int:
+        """Lines."""
+        return sum(change.removed for change in self.changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One side of a comparison, as git sees it."""
+
+    mode: str
+    identity: str
+    """Of the content: a hash, or a link's target."""
+    content: bytes | None
+    """None: too large to be compared."""
+
+
+def render(
+    snapshot: Snapshot, *, original: Callable[[str, str], Original], content: Callable[[str], bytes], roots: Sequence[str]
+) -> Patch:
+    """The patch from the originals to the snapshot. `roots`: the write roots, which decide how paths are shown."""
+    prefix = prefixes(roots)
+    texts: list[str] = []
+    changes: list[FileChange] = []
+    for entry in sorted(snapshot.entries):
+        name = shown(entry, prefix)
+        for old, new in _steps(_old(original(entry.root, entry.path), content), _new(entry, content)):
+            text, change = _compare(name, old, new)
+            texts.append(text)
+            changes.append(change)
+    return Patch(text="".join(texts), changes=tuple(changes))
+
+
+def prefixes(roots: Sequence[str]) -> Mapping[str, str]:
+    """How each root is named in front of its paths: not at all when it is the only one, else by its last name."""
+    if len(roots) == 1:
+        return {roots[0]: ""}
+    names = [PurePosixPath(root).name for root in roots]
+    return {root: (name if names.count(name) == 1 else root.lstrip("/")) + "/" for root, name in zip(roots, names, strict=True)}
+
+
+def shown(entry: Entry, prefix: Mapping[str, str]) -> str:
+    """The path of an entry as people read it."""
+    front = prefix.get(entry.root, entry.root.lstrip("/") + "/")
+    return (front + entry.path).rstrip("/") or PurePosixPath(entry.root).name
+
+
+def _old(original: Original, content: Callable[[str], bytes]) -> _Side | None:
+    match original.kind:
+        case "file":
+            return _file(original.mode, original.sha256, original.size, content)
+        case "link":
+            return _link(original.target)
+        case _:
+            return None
+
+
+def _new(entry: Entry, content: Callable[[str], bytes]) -> _Side | None:
+    match entry.kind:
+        case "file":
+            return _file(entry.mode, entry.sha256, entry.size, content)
+        case "link":
+            return _link(entry.target)
+        case _:
+            return None
+
+
+def _file(mode: int, sha256: str, size: int, content: Callable[[str], bytes]) -> _Side:
+    return _Side(
+        mode="100755" if mode & 0o100 else "100644",
+        identity=sha256,
+        content=content(sha256) if size <= MAX_DIFF_BYTES else None,
+    )
+
+
+def _link(target: str) -> _Side:
+    return _Side(mode="120000", identity=target, content=_raw(target))
+
+
+def _steps(old: _Side | None, new: _Side | None) -> Iterator[tuple[_Side | None, _Side | None]]:
+    """A file that becomes a link (or the reverse) is a deletion and an addition, as in git."""
+    if old == new:
+        return
+    if old and new and (old.mode == "120000") != (new.mode == "120000"):
+        yield old, None
+        yield None, new
+        return
+    yield old, new
+
+
+def _compare(name: str, old: _Side | None, new: _Side | None) -> tuple[str, FileChange]:
+    a, b = _quoted(f"a/{name}"), _quoted(f"b/{name}")
+    head = [f"diff --git {a} {b}\n"]
+    kind: Literal["added", "changed", "deleted"] = "changed"
+    if old is None and new is not None:
+        head.append(f"new file mode {new.mode}\n")
+        kind, a = "added", "/dev/null"
+    elif new is None and old is not None:
+        head.append(f"deleted file mode {old.mode}\n")
+        kind, b = "deleted", "/dev/null"
+    elif old is not None and new is not None and old.mode != new.mode:
+        head.append(f"old mode {old.mode}\nnew mode {new.mode}\n")
+    lines_before, lines_after = _lines(old), _lines(new)
+    if lines_before is None or lines_after is None:
+        differ = old is None or new is None or old.identity != new.identity
+        body = f"Binary files {a} and {b} differ\n" if differ else ""
+        return "".join(head) + body, FileChange(path=name, kind=kind, binary=True)
+    diff = list(difflib.unified_diff(lines_before, lines_after, a, b))
+    added = sum(line.startswith("+") for line in diff[2:])
+    removed = sum(line.startswith("-") for line in diff[2:])
+    body = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
+    return "".join(head) + body, FileChange(path=name, kind=kind, added=added, removed=removed)
+
+
+def _lines(side: _Side | None) -> list[str] | None:
+    """The lines, or None for what is not text. Only a newline ends one: a form feed or U+2028 does not."""
+    if side is None:
+        return []
+    if side.content is None or b"\0" in side.content[:8192]:
+        return None
+    try:
+        text = side.content.decode()
+    except UnicodeDecodeError:
+        return None
+    lines = text.split("\n")
+    return [f"{line}\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _quoted(name: str) -> str:
+    """As git quotes a path: only where it must, bytes as octal."""
+    raw = _raw(name)
+    if all(0x20 <= byte < 0x7F and byte not in b'"\\' for byte in raw):
+        return name
+    try:
+        if all(char.isprintable() and char not in '"\\' for char in raw.decode()):
+            return name
+    except UnicodeDecodeError:
+        pass
+    return '"' + "".join(chr(b) if 0x20 <= b < 0x7F and b not in b'"\\' else f"\\{b:03o}" for b in raw) + '"'

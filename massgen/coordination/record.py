@@ -1,0 +1,137 @@
+"""`run.json`: what must be known of a run after it ended, to show, apply or undo its change.
+
+The event log stays the truth of what happened; this is the small part that later commands need without reading
+it: where was written, what was there, which snapshot is the result. Replaced atomically, never edited in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from massgen.errors import ConfigError
+
+VERSION = 1
+FILE = "run.json"
+
+_WORDS = tuple(
+    """
+    acorn aspen badger basil beacon birch bison cedar cobalt comet coral crane delta ember falcon fennel fern finch
+    garnet ginger glacier harbor hazel heron indigo iris jasper juniper kestrel lagoon larch lemur lichen linden lotus
+    lynx maple marlin meadow merlin nectar nutmeg ocean onyx opal orchid otter panda pebble pine plover poppy quail
+    quartz raven reed robin saffron sage sorrel sparrow spruce tern thistle topaz tulip umber violet walnut willow wren
+    """.split()  # noqa: SIM905  (seventy quoted words would be harder to read)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteRecord:
+    """The last write of a run: by it the project holds `snapshot`, and `undo` takes it back."""
+
+    purpose: Literal["apply", "direct"]
+    snapshot: str
+    undo: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run, for later commands."""
+
+    run_id: str
+    started: str
+    prompt: str
+    image: str
+    write_mode: str
+    verify: str
+    roots: tuple[str, ...]
+    """The write paths."""
+    protected: tuple[str, ...] = ()
+    agents: tuple[Mapping[str, str], ...] = ()
+    """{id, label}, registration order."""
+    status: str = "running"
+    """`running`, then the outcome of RunFinished. A run that was killed stays `running`."""
+    exit_code: int | None = None
+    winner: str = ""
+    """Label."""
+    answer: str = ""
+    """The voted answer's id."""
+    snapshot: str = ""
+    """The result; empty: there is none."""
+    originals: tuple[Mapping[str, Any], ...] = ()
+    """What the project held where snapshots touched it (`Base.originals_json`)."""
+    written: WriteRecord | None = None
+    """None: nothing was written, or it was taken back."""
+
+    def winner_id(self) -> str:
+        """The configured id of the winner, empty when there is none."""
+        return next((agent["id"] for agent in self.agents if agent["label"] == self.winner), "")
+
+
+def save(folder: Path, record: Record) -> None:
+    """Write `run.json` whole, or leave the old one. Blocks."""
+    staged = folder / f".{FILE}.{secrets.token_hex(4)}"
+    with staged.open("x", encoding="ascii") as file:
+        json.dump({"v": VERSION, **asdict(record)}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.rename(folder / FILE)
+
+
+def load(folder: Path) -> Record:
+    """The record in a run folder. Raises ConfigError: missing, damaged, or of another version."""
+    path = folder / FILE
+    try:
+        row: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
+        if row.pop("v", None) != VERSION:
+            raise ConfigError(f"{path} is of another version of massgen; use the one that made the run")
+        written = row.pop("written")
+        row |= {name: tuple(row[name]) for name in ("roots", "protected", "agents", "originals")}
+        return Record(**row, written=WriteRecord(**written) if written else None)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing: the run ended before it began") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def new_run(state_dir: Path, *, run_id: str | None = None, now: datetime | None = None) -> Path:
+    """A fresh run folder (mode 0700), named `20261121-1230-otter`. Raises ConfigError when `run_id` exists."""
+    runs = state_dir / "runs"
+    runs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stamp = (now or datetime.now().astimezone()).strftime("%Y%m%d-%H%M")
+    for attempt in range(1000):
+        name = run_id or f"{stamp}-{secrets.choice(_WORDS)}" + (f"-{attempt}" if attempt > 10 else "")
+        try:
+            (runs / name).mkdir(mode=0o700)
+        except FileExistsError:
+            if run_id:
+                raise ConfigError(f"run {run_id} exists already; choose another id") from None
+            continue
+        return runs / name
+    raise ConfigError(f"{runs} holds a thousand runs of this minute")
+
+
+def find(state_dir: Path, prefix: str) -> tuple[Path, Record]:
+    """The run that a unique prefix names; empty: the last one. Raises ConfigError: none, or several."""
+    runs = state_dir / "runs"
+    names = sorted(path.name for path in runs.iterdir() if (path / FILE).is_file()) if runs.is_dir() else []
+    if not names:
+        raise ConfigError("there is no run yet; start one with `massgen run`")
+    if not prefix:
+        found = max((load(runs / name) for name in names), key=lambda record: record.started)
+        return runs / found.run_id, found
+    hits = [prefix] if prefix in names else [name for name in names if name.startswith(prefix)]
+    if len(hits) != 1:
+        what = f"{len(hits)} runs begin with {prefix!r}: {', '.join(hits[:5])}" if hits else f"no run begins with {prefix!r}"
+        raise ConfigError(f"{what}; the last ones are {', '.join(names[-3:])}")
+    return runs / hits[0], load(runs / hits[0])
+
+
+def finished(record: Record, *, status: str, exit_code: int) -> Record:
+    """The record of a run that ended."""
+    return replace(record, status=status, exit_code=exit_code)

@@ -1,0 +1,88 @@
+"""The containers of one run: who gets which paths, under which labels, and the events that say so.
+
+Every container of a run is opened here, so this page is the whole answer to "who can see or write what":
+
+    role     project paths      /peers   agent body   lease
+    agent    drafts and ro      yes      yes          never
+    verify   drafts and ro      no       no           never
+    final    drafts and ro      yes      yes          only in write mode `direct`
+    lease    the write roots    no       no           always
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from massgen.agent.view import Place
+from massgen.events.types import Event, SandboxEnded, SandboxStarted
+from sandbox import Engine, Lease, Limits, Mount, Sandbox, SandboxSpec
+
+Role = Literal["agent", "verify", "final", "lease"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rooms:
+    """What all containers of a run have in common, and how one is opened."""
+
+    run_id: str
+    engine: Engine
+    emit: Callable[[Event], object]
+    image: str
+    limits: Limits = field(default_factory=Limits)
+    mounts: tuple[Mount, ...] = ()
+    """The context paths that everybody sees: `ro` or `draft`."""
+    peers: Path | None = None
+    tools: Mapping[str, Path] = field(default_factory=dict)
+    """Program files of agents (the body), by their path inside."""
+    cwd: str = "/workspace"
+
+    @asynccontextmanager
+    async def open(
+        self, role: Role, agent: str, *, own: tuple[Mount, ...] = (), lease: Lease | None = None
+    ) -> AsyncIterator[Sandbox]:
+        """A container in the given role. Raises: what `Sandbox.open` raises."""
+        working = role in ("agent", "final")
+        spec = SandboxSpec(
+            image=self.image,
+            mounts=self._mounts(role, own),
+            tools=self.tools if working else {},
+            peers=self.peers if working else None,
+            limits=self.limits,
+            cwd="/workspace" if role == "lease" else self.cwd,
+            labels={
+                "massgen.run": self.run_id,
+                "massgen.agent": agent,
+                "massgen.role": role,
+                "massgen.phase": "coordination" if role in ("agent", "verify") else "final",
+            },
+        )
+        container = ""
+        try:
+            async with Sandbox.open(spec, engine=self.engine, lease=lease) as box:
+                container = box.container
+                self.emit(
+                    SandboxStarted(
+                        agent=agent,
+                        role=role,
+                        container=container,
+                        mounts=tuple(dict(m) for m in box.mounts),
+                        start_s=box.start_s,
+                    )
+                )
+                yield box
+        finally:
+            if container:
+                self.emit(SandboxEnded(agent=agent, role=role, container=container))
+
+    def places(self, own: tuple[Mount, ...] = (), *, direct: bool = False) -> tuple[Place, ...]:
+        """The context paths as a prompt names them."""
+        draft: Literal["write", "draft"] = "write" if direct else "draft"
+        return tuple(Place(path=m.inside, mode=draft if m.mode == "draft" else "read") for m in (*self.mounts, *own))
+
+    def _mounts(self, role: Role, own: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        # Under a direct lease the drafts stay in the list: the plan replaces them, and takes what they withhold.
+        return () if role == "lease" else (*self.mounts, *own)
