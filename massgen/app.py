@@ -1,6 +1,6 @@
 """The composition root: a config and a question become a run with a log, a result, and at most one write.
 
-    walk the context paths · reap what dead runs left · models · one seat per agent · coordination
+    walk the context paths · remove what dead runs left · models · one seat per agent · coordination
     → final turn → verify → write as the mode says → run.json → RunFinished
 
 Whatever is expected to go wrong ends in a readable run: the error becomes the exit code and message of the
@@ -27,7 +27,7 @@ from massgen.agent.session import BODY, Session, build_body_zip, open_session
 from massgen.config.model import AgentConfig, Config, ContextPath
 from massgen.context.rules import Rules as ContextRules
 from massgen.context.rules import rules_for
-from massgen.coordination import direct, later
+from massgen.coordination import direct, later, tidy
 from massgen.coordination import record as records
 from massgen.coordination.archive import Archive
 from massgen.coordination.base import Base
@@ -99,7 +99,9 @@ async def run(
             await anyio.to_thread.run_sync(direct.check, [path.path for path in config.write_paths])
         await engine.image(config.sandbox.image)
         await engine.reap()
+    await anyio.to_thread.run_sync(tidy.sweep, state_dir)
     folder = await anyio.to_thread.run_sync(lambda: records.new_run(state_dir, run_id=run_id))
+    tidy.claim(folder)
     tally = _Tally()
     with EventLog(folder, folder.name, readers=[tally, *readers]) as log:
         parts = _Parts(config=config, prompt=prompt, engine=engine, context=context, folder=folder, state_dir=state_dir, log=log)
@@ -117,6 +119,7 @@ async def run(
                 seconds=round(time.monotonic() - began, 3),
             )
         )
+    await anyio.to_thread.run_sync(tidy.release, folder)
     return RunResult(
         run_id=folder.name,
         run_dir=folder,
@@ -181,7 +184,7 @@ async def _work(
     store = await anyio.to_thread.run_sync(Store, parts.state_dir / "store")
     target = Target(roots=tuple(map(Path, record.roots)), protected=tuple(map(Path, record.protected)))
     base = await anyio.to_thread.run_sync(Base.take, target.roots, store)
-    peers = Peers(parts.folder / "peers", store)
+    peers = Peers(parts.folder / tidy.PEERS, store)
     archive = Archive(store=store, base=base, peers=peers)
     body = await anyio.to_thread.run_sync(build_body_zip, cache_folder())
     rooms = Rooms(

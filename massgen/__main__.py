@@ -1,0 +1,5 @@
+"""`python -m massgen`."""
+
+from massgen.cli.main import main
+
+main()

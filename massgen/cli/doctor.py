@@ -1,0 +1,127 @@
+"""`massgen doctor`: is everything there, and do the walls stand."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from massgen.config.paths import Places
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+@click.command("doctor")
+@click.option("--image", default="", metavar="IMAGE", help="The agents' container image.")
+@click.option("--json", "as_json", is_flag=True, help="Findings as one JSON object on stdout.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def command(*, image: str, as_json: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
+    """Check engine, image and keys, and prove the isolation guarantees from inside a container.
+
+    Exit code 1 when something failed; each failure comes with what to do. A warning is something that only some runs need.
+    """
+    import anyio
+
+    from massgen.config.model import DEFAULT_IMAGE
+    from massgen.config.paths import Places
+
+    places = Places.find(os.environ)
+    chosen = image or os.environ.get("MASSGEN_IMAGE") or DEFAULT_IMAGE
+    findings = [*anyio.run(_engine, chosen), *_models(places), _state(places)]
+    failed = any(f.state == "failed" for f in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2))
+    else:
+        _show(findings)
+    return 1 if failed else 0
+
+
+async def _engine(image: str) -> list[Finding]:
+    """The engine, the image, and what a container of it proves."""
+    from massgen.cli.engine import connect
+    from massgen.errors import SandboxFailed
+    from sandbox import SandboxError
+    from sandbox.probe import probe
+
+    install = "install Docker (on Debian and Ubuntu: apt install docker.io), start it, and join the group docker"
+    try:
+        engine = await connect()
+        facts = await engine.facts()
+    except (SandboxFailed, SandboxError) as error:
+        return [Finding(name="engine", state="failed", detail=str(error).splitlines()[0], remedy=install)]
+    found = [Finding(name="engine", state="ok", detail=facts.version)]
+    try:
+        await engine.image(image)
+        found.append(Finding(name="image", state="ok", detail=image))
+        guarantees = await probe(engine, image)
+    except SandboxError as error:
+        name = "image" if len(found) == 1 else "sandbox"
+        remedy = "scripts/bootstrap builds the agent image; --image or MASSGEN_IMAGE names another" if name == "image" else ""
+        return [*found, Finding(name=name, state="failed", detail=str(error), remedy=remedy)]
+    states: dict[str, State] = {"proven": "ok", "unavailable": "warning", "failed": "failed"}
+    return found + [Finding(name=g.name, state=states[g.state], detail=g.detail, remedy=g.remedy) for g in guarantees]
+
+
+def _models(places: Places) -> list[Finding]:
+    """Keys by the names of their variables, never their values; the local model's weights."""
+    import importlib.util
+
+    from massgen.config.keys import KEY_VARIABLES, environment
+    from massgen.models.pinned import QWEN_CODER, models_folder, usable
+
+    env = environment(os.environ, places)
+    names = [n for n in dict.fromkeys(KEY_VARIABLES.values()) if env.get(n)]
+    none = "export ANTHROPIC_API_KEY or OPENAI_API_KEY, or put it into ./.env; `massgen demo` needs none"
+    keys = Finding(name="keys", state="ok", detail=", ".join(names) + " (they stay on this side)")
+    if not names:
+        keys = Finding(name="keys", state="warning", detail="none is set", remedy=none)
+    weights = models_folder(os.environ) / QWEN_CODER.file_name
+    if importlib.util.find_spec("xllamacpp") is None:
+        local = Finding(name="local model", state="warning", detail="not installed", remedy="pip install 'massgen[local]'")
+    elif not usable(weights):
+        local = Finding(name="local model", state="warning", detail="not fetched yet", remedy="massgen demo fetches it")
+    else:
+        local = Finding(name="local model", state="ok", detail=QWEN_CODER.name)
+    return [keys, local]
+
+
+def _state(places: Places) -> Finding:
+    """Where runs are recorded must be writable, or no run can start."""
+    folder = places.state
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if os.access(folder, os.W_OK | os.X_OK):
+        return Finding(name="state folder", state="ok", detail=str(places.state))
+    remedy = f"make {folder} writable, or set XDG_STATE_HOME"
+    return Finding(name="state folder", state="failed", detail=f"{places.state} cannot be written", remedy=remedy)
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from massgen.display.text import line
+
+    console = Console(highlight=False, emoji=False)
+    words = {"ok": ("ok    ", "green"), "warning": ("warn  ", "yellow"), "failed": ("FAIL  ", "bold red")}
+    width = max(len(f.name) for f in findings)
+    for finding in findings:
+        word, style = words[finding.state]
+        row = Text.assemble((word, style), f"{finding.name:<{width}}  ", (line(finding.detail), "dim"))
+        console.print(row, soft_wrap=True)
+        if finding.remedy:
+            console.print(Text(f"{'':<6}{'':<{width}}  → {line(finding.remedy)}"), soft_wrap=True)

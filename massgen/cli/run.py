@@ -1,0 +1,95 @@
+"""`massgen run PROMPT`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import click
+
+if TYPE_CHECKING:
+    from massgen.config.model import WriteMode
+
+MAX_PROMPT_BYTES = 1024 * 1024
+WRITE_MODES = ("apply", "review", "direct", "never")
+DISPLAYS = ("rich_terminal", "terminal", "simple")
+
+
+@click.command("run")
+@click.argument("prompt")
+@click.option("--config", default="", metavar="FILE", help="Team, context paths and limits, as YAML or JSON.")
+@click.option("--model", default="", metavar="NAME", help="One agent with this model; its name picks the backend.")
+@click.option("--backend", default="", metavar="TYPE", help="The model's backend: chatcompletion, claude, local.")
+@click.option("--base-url", "--base_url", default="", metavar="URL", help="An OpenAI-compatible endpoint.")
+@click.option("--system-message", default="", metavar="TEXT", help="What the agent is told about its role.")
+@click.option("--read", multiple=True, metavar="PATH", help="Show a file or folder to the agents. Repeatable.")
+@click.option(
+    "--write", multiple=True, metavar="PATH", help="Let agents change drafts of it; the winner's may be written. Repeatable."
+)
+@click.option("--verify", default="", metavar="CMD", help="Run this on every answer and on the result, in a fresh container.")
+@click.option("--apply", "apply_", is_flag=True, help="Short for --write-mode apply.")
+@click.option(
+    "--write-mode",
+    type=click.Choice(WRITE_MODES),
+    help="apply: write the result. review: wait for `massgen apply`. direct: the winner's final turn writes. never.",
+)
+@click.option("--timeout", "--max-duration", default="", metavar="TIME", help="Of the whole run: 90, 10m, 1h. Default 30m.")
+@click.option("--image", default="", metavar="IMAGE", help="The agents' container image: any with python3 ≥ 3.9.")
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
+@click.option("--display", type=click.Choice(DISPLAYS), help="How progress looks; simple: no colour.")
+@click.option("--no-display", is_flag=True, help="No progress lines.")
+@click.option("--no-logs", is_flag=True, help="Do not write .massgen/massgen_logs/.")
+@click.option("--run-dir", default="", metavar="DIR", help="Write the readable run folder here instead (must be empty).")
+@click.option("--dry-run", is_flag=True, help="Say who would run and what they would see; start nothing.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def command(prompt: str, **given: object) -> int:
+    """Ask the configured agents a question, or give them a task. PROMPT `-` reads stdin.
+
+    The answer goes to stdout, progress to stderr. Without --config, --read or --write the git tree you stand in is
+    shown, and nothing is written before `massgen apply`.
+    """
+    from massgen.cli.running import Options, run_command
+    from massgen.config.load import Flags
+
+    mode = cast("WriteMode | None", given["write_mode"])  # click.Choice allows only these
+    if given["apply_"]:
+        if mode not in (None, "apply"):
+            raise click.UsageError(f"--apply and --write-mode {mode} contradict each other")
+        mode = "apply"
+    names = ("config", "model", "backend", "base_url", "system_message", "verify", "timeout", "image")
+    words = {name: str(given[name]) for name in names}
+    flags = Flags(
+        **words,
+        read=_words(given["read"]),
+        write=_words(given["write"]),
+        write_mode=mode,
+        display=str(given["display"] or ""),
+        logs=not given["no_logs"],
+    )
+    options = Options(
+        as_json=bool(given["as_json"]),
+        show=not given["no_display"],
+        dry_run=bool(given["dry_run"]),
+        debug=bool(given["debug"]),
+        run_dir=Path(str(given["run_dir"])).expanduser() if given["run_dir"] else None,
+    )
+    return run_command(_prompt(prompt), flags, options)
+
+
+def _words(values: object) -> tuple[str, ...]:
+    return tuple(str(v) for v in values) if isinstance(values, tuple) else ()
+
+
+def _prompt(typed: str) -> str:
+    """The question; stdin is read for `-` only, so that no run ever waits for a pipe that nobody closes."""
+    if typed != "-":
+        text = typed
+    else:
+        raw = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+        if len(raw) > MAX_PROMPT_BYTES:
+            raise click.UsageError(f"the question on stdin is longer than {MAX_PROMPT_BYTES // 1024} KiB")
+        text = raw.decode("utf-8", "replace")
+    if not text.strip():
+        raise click.UsageError("the question is empty")
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,174 @@
+"""A run's configuration as frozen values: complete, checked, with every default filled in.
+
+Whoever holds a `Config` need not look at a file, a flag or the environment again. Keys are `Secret`: they
+show themselves to nobody who does not ask with `reveal()`. Untrusted text becomes these values in `load.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sandbox.spec import Limits
+
+BackendType = Literal["scripted", "chatcompletion", "claude", "local"]
+BACKENDS: tuple[BackendType, ...] = get_args(BackendType)
+
+WriteMode = Literal["apply", "review", "direct", "never"]
+WRITE_MODES: tuple[WriteMode, ...] = get_args(WriteMode)
+
+Permission = Literal["read", "write"]
+DisplayType = Literal["rich_terminal", "terminal", "simple"]
+
+DEFAULT_IMAGE = "massgen-agent:latest"
+LOCAL_MODEL = "Qwen2.5-Coder-1.5B-Instruct"
+
+
+class Secret:
+    """A key. `str`, `repr`, format and JSON do not show it; `reveal()` does, and is easy to search for."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The key itself, for the one place that sends it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a Secret is not to be pickled or copied out of the process")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendConfig:
+    """Where an agent's model is and how it is called."""
+
+    type: BackendType
+    model: str
+    base_url: str = ""
+    """Empty: the provider's own. Never ends in `/chat/completions` (taken off) nor in `/`."""
+    api_key: Secret | None = None
+    """None: none is needed (scripted, local, an endpoint on this machine)."""
+    key_source: str = ""
+    """Where the key came from: a variable's name, or `config`. Never the key."""
+    script: Path | None = None
+    """The recorded replies of a scripted model; set exactly when `type` is `scripted`."""
+    temperature: float | None = None
+    max_tokens: int | None = None
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    """Merged into the request's JSON as it is (chatcompletion, claude)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextPath:
+    """One file or folder of the user that agents see. Existing, absolute, resolved, and allowed (see `paths.py`)."""
+
+    path: Path
+    permission: Permission = "read"
+    protected_paths: tuple[Path, ...] = ()
+    """Absolute, below `path`; not changed even by the final agent. They need not exist."""
+    typed: str = ""
+    """As the user wrote it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """One agent."""
+
+    id: str
+    backend: BackendConfig
+    system_message: str = ""
+    context_paths: tuple[ContextPath, ...] = ()
+    """Read paths that this agent alone sees, beside everyone's (`Config.seen_by`)."""
+
+    @property
+    def strategy(self) -> Literal["loop", "repair"]:
+        """How it works: small local models cannot call tools reliably and get a workflow instead."""
+        return "repair" if self.backend.type == "local" else "loop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoordinationConfig:
+    """Bounds of the coordination. None: unbounded (the run's deadline still holds)."""
+
+    max_new_answers_per_agent: int | None = None
+    max_new_answers_global: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxConfig:
+    """Where agents run."""
+
+    image: str = DEFAULT_IMAGE
+    limits: Limits = field(default_factory=Limits)
+    """`command_timeout_s` in it is `timeout_settings.command_timeout_seconds`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """Deadlines. Commands have theirs in `SandboxConfig.limits`."""
+
+    run_s: float = 1800.0
+    """Of the whole run: coordination, final turn and verify."""
+    agent_s: float | None = None
+    """Of one agent's look. None: only the run's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UiConfig:
+    """How a run is shown and whether the readable run folder is written."""
+
+    display_type: DisplayType = "rich_terminal"
+    logging_enabled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything a run needs to know from its user, but the question."""
+
+    agents: tuple[AgentConfig, ...]
+    """At least one, ids unique, in registration order."""
+    context_paths: tuple[ContextPath, ...] = ()
+    """Seen by every agent. Write paths do not overlap each other."""
+    write: WriteMode = "review"
+    verify: str = ""
+    """Shell command; empty: none. It runs in the first write path, else the first context path."""
+    coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    ui: UiConfig = field(default_factory=UiConfig)
+    source: str = ""
+    """The config file's path; empty: flags and defaults only."""
+    notices: tuple[str, ...] = ()
+    """What the user should know before the run: ignored keys, a weakened write mode."""
+
+    @property
+    def write_paths(self) -> tuple[ContextPath, ...]:
+        """Those that may be written after the vote."""
+        return tuple(p for p in self.context_paths if p.permission == "write")
+
+    def seen_by(self, agent: str) -> tuple[ContextPath, ...]:
+        """What the container of this agent shows: everyone's paths, then its own."""
+        own = next((a.context_paths for a in self.agents if a.id == agent), ())
+        return self.context_paths + own
+
+    def agent(self, agent_id: str) -> AgentConfig:
+        """The agent of that id; KeyError when there is none."""
+        for agent in self.agents:
+            if agent.id == agent_id:
+                return agent
+        raise KeyError(agent_id)

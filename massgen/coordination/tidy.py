@@ -1,0 +1,59 @@
+"""What a run needs only while it lives, and who removes it: the run itself, or, when it was killed, the next one.
+
+A living run is told from a dead one by its process (pid, start time, boot), never by age: a run may take hours, and pids are
+used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from massgen.coordination import record as records
+from massgen.errors import ConfigError
+from sandbox import owner
+
+OWNER = "owner"
+PEERS = "peers"
+
+
+def claim(folder: Path) -> None:
+    """The run in that folder lives in this process."""
+    (folder / OWNER).write_text(owner.me(), encoding="ascii")
+
+
+def release(folder: Path) -> None:
+    """The run is over: remove what only a living run needs. Never raises: what stays, the next run removes."""
+    shutil.rmtree(folder / PEERS, ignore_errors=True)
+    if not (folder / PEERS).exists():
+        (folder / OWNER).unlink(missing_ok=True)
+
+
+def sweep(state_dir: Path) -> tuple[str, ...]:
+    """Clean up after runs that were killed; returns their ids. Blocks for the disk."""
+    killed = []
+    for mark in (state_dir / "runs").glob(f"*/{OWNER}"):
+        try:
+            dead = not owner.alive(mark.read_text(encoding="ascii"))
+        except OSError:
+            continue  # another start was faster
+        if dead:
+            _bury(mark.parent)
+            killed.append(mark.parent.name)
+    for staged in (state_dir / "store" / "blobs").glob(".in-*"):
+        pid = staged.name.split("-")[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            staged.unlink(missing_ok=True)
+    return tuple(killed)
+
+
+def _bury(folder: Path) -> None:
+    with contextlib.suppress(ConfigError, OSError):  # killed before it wrote one: nothing to say of it
+        record = records.load(folder)
+        if record.status == "running":
+            records.save(folder, replace(record, status="killed"))
+    for staged in folder.glob(f".{records.FILE}.*"):
+        staged.unlink(missing_ok=True)
+    release(folder)

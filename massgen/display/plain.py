@@ -1,0 +1,183 @@
+"""Progress as lines: one per change of state, aligned, made only from events.
+
+    00:07  careful   answer agent1.1   1 file +1 -1
+    00:08  careful   verify agent1.1   pass (4 passed)
+
+It never moves the cursor, so it reads the same in a terminal, in a CI log and in a file. Foreign text goes
+through `text.py` and into `rich.text.Text`, never into markup.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from massgen.display.story import Story
+from massgen.display.text import bytes_text, count, duration_text, line
+from massgen.events.codec import Envelope
+from massgen.events.types import (
+    AgentExcluded,
+    AnswerGiven,
+    Applied,
+    Conflicted,
+    Event,
+    LeaseGranted,
+    LookFailed,
+    LookStarted,
+    ModelFailed,
+    Notice,
+    Presented,
+    RepairAttempted,
+    RunStarted,
+    SandboxStarted,
+    Selected,
+    TimeUp,
+    ToolFinished,
+    ToolStarted,
+    UserStop,
+    Verified,
+    VoteCast,
+)
+
+_COLOURS = ("cyan", "magenta", "yellow", "blue", "green", "red")
+_MAX_TEXT = 160
+
+Said = tuple[str, str, str]
+"""Who (an agent's id or one of our own words), what, and a style."""
+
+
+class Progress:
+    """A reader of the event log that prints to a console. `limits` is what each container may use, as text for the plan."""
+
+    def __init__(self, console: Console, *, limits: str = "") -> None:
+        self._console = console
+        self._limits = limits
+        self._story = Story()
+        self._tools: dict[tuple[str, str], str] = {}
+        self._width = 8
+
+    def __call__(self, envelope: Envelope) -> None:
+        """Print what this event means to a user; most mean nothing."""
+        self._story.feed(envelope)
+        event = envelope.event
+        if isinstance(event, RunStarted):
+            self._plan(event)
+            return
+        if isinstance(event, ToolStarted):
+            self._tools[event.agent, event.call_id] = event.summary
+        said = self._agent_said(event) or self._answer_said(event) or self._run_said(event)
+        if said:
+            self._line(self._story.at(envelope.ts), *said)
+
+    def _plan(self, event: RunStarted) -> None:
+        self._width = max([8, *(len(line(a, 24)) for a in self._story.agents)])
+        models = dict.fromkeys(line(str(a.get("model", "")), 48) for a in event.agents)
+        limits = f" · {self._limits} each" if self._limits else ""
+        self._said("plan", f"{count(len(event.agents), 'agent')} · {', '.join(models)} · {event.image}{limits} · no network")
+        for path in event.context:
+            hidden = int(path.get("withheld", 0))
+            what = "write" if path.get("permission") == "write" else "read "
+            mode = f" ({event.write_mode})" if path.get("permission") == "write" else ""
+            size = bytes_text(int(path.get("bytes", 0)))
+            tail = f", {hidden} withheld" if hidden else ""
+            where = line(str(path.get("path", "")))
+            self._said("", f"{what} {where}{mode}   {count(int(path.get('files', 0)), 'file')}, {size}{tail}")
+        if not event.context:
+            self._said("", "no files of yours: the agents see only their own workspace")
+        if event.verify:
+            self._said("", f"verify {line(event.verify, _MAX_TEXT)}")
+
+    def _agent_said(self, event: Event) -> Said | None:
+        """What agents do."""
+        match event:
+            case SandboxStarted(role="agent"):
+                return event.agent, f"container up in {duration_text(event.start_s)}", "dim"
+            case LookStarted(phase="final"):
+                return event.agent, "final turn, in a new container", ""
+            case LookStarted() if event.answers:
+                return event.agent, f"looks at {', '.join(event.answers)}", "dim"
+            case ToolFinished():
+                return event.agent, self._tool(event), "dim"
+            case RepairAttempted():
+                return event.agent, f"try {event.attempt}: {line(event.function or event.path, 48)} → {event.outcome}", "dim"
+            case ModelFailed():
+                again = f"; again in {duration_text(event.retry_s)}" if event.retry_s is not None else ""
+                return event.agent, f"model call failed: {line(event.error, _MAX_TEXT)}{again}", "yellow"
+            case LookFailed():
+                return event.agent, f"failed: {line(event.why, _MAX_TEXT)}", "yellow"
+            case AgentExcluded():
+                return event.agent, f"is out: {line(event.why, _MAX_TEXT)}", "red"
+            case _:
+                return None
+
+    def _answer_said(self, event: Event) -> Said | None:
+        """What becomes of answers."""
+        match event:
+            case AnswerGiven():
+                return event.agent, f"answer {event.answer}   {_changes(event)}", "bold"
+            case VoteCast():
+                reason = line(event.reason, 72)
+                return event.agent, f"votes for {self._story.name(event.for_agent)}" + (f"   “{reason}”" if reason else ""), ""
+            case Verified():
+                return "verify", f"{_verified_what(event.answer)}   {_verdict(event)}", "green" if event.ok else "red"
+            case Selected():
+                return event.agent, f"wins with {event.answer}   {line(event.why, _MAX_TEXT)}", "bold"
+            case Presented():
+                return event.agent, f"final answer   {_changes(event)}", ""
+            case _:
+                return None
+
+    def _run_said(self, event: Event) -> Said | None:
+        """What happens to the project and to the run."""
+        match event:
+            case LeaseGranted():
+                return event.agent, f"gets the one write mount, to {event.purpose}", ""
+            case Applied():
+                return "written", f"{count(len(event.files), 'file')} in your project", "bold green"
+            case Conflicted():
+                return "conflict", f"nothing written: {count(len(event.paths), 'file')} changed meanwhile", "bold red"
+            case TimeUp():
+                return "time", "is up; the best answer so far counts", "yellow"
+            case UserStop():
+                return "stop", "the best answer so far counts", "yellow"
+            case Notice():
+                return event.agent or "note", line(event.text, 200), "yellow" if event.level == "warning" else "dim"
+            case _:
+                return None
+
+    def _tool(self, event: ToolFinished) -> str:
+        code = "" if event.exit_code in (None, 0) else f"exit {event.exit_code}, "
+        failed = "failed, " if not event.ok and not code else ""
+        summary = line(self._tools.pop((event.agent, event.call_id), ""), 72)
+        what = summary if summary.startswith(event.name) else f"{line(event.name, 24)} {summary}".rstrip()
+        return f"{what}   {failed}{code}{duration_text(event.seconds)}"
+
+    def _line(self, seconds: float, who: str, what: str, style: str) -> None:
+        minutes, rest = divmod(int(seconds), 60)
+        name = line(self._story.name(who), 24)
+        clock, label = (f"{minutes:02d}:{rest:02d}  ", "dim"), (f"{name:<{self._width}}  ", self._colour(name))
+        self._print(Text.assemble(clock, label, (what, style)))
+
+    def _said(self, word: str, what: str) -> None:
+        self._print(Text.assemble((f"{word:<6} ", "bold"), what))
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+    def _colour(self, name: str) -> str:
+        agents = [line(a, 24) for a in self._story.agents]
+        return _COLOURS[agents.index(name) % len(_COLOURS)] if name in agents else "bold"
+
+
+def _changes(event: AnswerGiven | Presented) -> str:
+    return f"{count(event.files, 'file')} +{event.added} -{event.removed}" if event.files else "no files"
+
+
+def _verified_what(answer: str) -> str:
+    return {"base": "your project as it is", "final": "the result"}.get(answer, answer)
+
+
+def _verdict(event: Verified) -> str:
+    tests = f" ({event.passed} passed)" if event.ok and event.passed is not None else ""
+    changed = "; it changed the tests" if event.tests_changed else ""
+    return f"{line(event.summary, 48)}{tests}   {duration_text(event.seconds)}{changed}"

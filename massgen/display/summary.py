@@ -1,0 +1,110 @@
+"""The end of a run in a few lines: who won, how, what it did to the files, what it took, what to type next."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from massgen.display.story import Story
+from massgen.display.text import count, duration_text, line
+
+MAX_FILES = 12
+
+
+def lines(story: Story) -> tuple[tuple[str, str], ...]:
+    """Pairs of a word and what there is to say about it; empty for a run that never started."""
+    if story.started is None:
+        return ()
+    pairs = [
+        ("winner", _winner(story)),
+        *(("out", f"{name}: {line(why, 400)}") for name, why in story.excluded.items()),
+        ("votes", _votes(story)),
+        ("verify", _verify(story)),
+        ("files", _files(story)),
+        ("tokens", _tokens(story)),
+        ("time", duration_text(story.finished.seconds) if story.finished else ""),
+        ("result", _result(story)),
+        ("next", _next(story)),
+    ]
+    return tuple((word, text) for word, text in pairs if text)
+
+
+def show(story: Story, console: Console, *, log: str = "") -> None:
+    """Print the summary; `log` is where the readable folder is. Nothing when the run never started."""
+    found = lines(story) + ((("log", line(log)),) if log else ())
+    if story.started is None:
+        return
+    good = story.finished is not None and story.finished.exit_code == 0
+    console.print(Text(f"run {story.run_id}", style="bold green" if good else "bold red"), highlight=False)
+    for word, text in found:
+        row = Text.assemble((f"  {word:<8}", "dim"), (text, "bold" if word in ("winner", "next") else ""))
+        console.print(row, soft_wrap=True, highlight=False)
+
+
+def _winner(story: Story) -> str:
+    if story.selected is None:
+        return "nobody"
+    models = {str(a.get("id")): str(a.get("model", "")) for a in story.started.agents} if story.started else {}
+    name = story.name(story.selected.agent)
+    model = models.get(name, "")
+    return f"{name} ({line(model, 60)})" if model and model != name else name
+
+
+def _votes(story: Story) -> str:
+    if story.selected is None:
+        return ""
+    others = [f"{story.name(a)} {n}" for a, n in story.selected.votes.items() if n and a != story.selected.agent]
+    return "; ".join([line(story.selected.why, 100), *others])
+
+
+def _verify(story: Story) -> str:
+    final = story.verified.get("final") or (story.verified.get(story.selected.answer) if story.selected else None)
+    if final is None:
+        return "not asked for" if story.started and not story.started.verify else ""
+    tests = f", {final.passed} passed" if final.ok and final.passed is not None else ""
+    base = story.verified.get("base")
+    before = f"; before: {line(base.summary, 40)}" if base else ""
+    changed = "; the tests themselves were changed" if final.tests_changed else ""
+    return f"{line(final.summary, 60)}{tests}{before}{changed}"
+
+
+def _files(story: Story) -> str:
+    if story.applied:
+        return _some(story.applied.files) + " written"
+    shown = story.presented or (story.answers[-1] if story.answers else None)
+    if shown is None or not shown.files:
+        return "none changed"
+    return f"{count(shown.files, 'file')} +{shown.added} -{shown.removed}, not written yet"
+
+
+def _some(files: tuple[str, ...]) -> str:
+    more = f" and {len(files) - MAX_FILES} more" if len(files) > MAX_FILES else ""
+    return ", ".join(line(f, 120) for f in files[:MAX_FILES]) + more
+
+
+def _tokens(story: Story) -> str:
+    total = story.total
+    if not story.calls:
+        return ""
+    if not total.input_tokens + total.output_tokens:
+        return ""
+    cached = f" ({total.cached_tokens:,} cached)" if total.cached_tokens else ""
+    return f"{total.input_tokens:,} in{cached}, {total.output_tokens:,} out, {count(story.calls, 'call')}"
+
+
+def _result(story: Story) -> str:
+    if story.finished is None:
+        return "the run did not end properly"
+    said = story.finished.outcome + (f": {line(story.finished.message, 300)}" if story.finished.message else "")
+    if story.conflicted:
+        said += f" ({_some(story.conflicted.paths)})"
+    return said
+
+
+def _next(story: Story) -> str:
+    if story.applied and story.applied.purpose != "undo":
+        return "massgen diff · massgen undo"
+    pending = story.presented or (story.answers[-1] if story.answers else None)
+    if story.finished and pending and pending.files and story.started and story.started.write_mode != "never":
+        return "massgen diff · massgen apply"
+    return ""

@@ -1,0 +1,70 @@
+"""What the engine itself says, asked past the product: a bug there must not hide from the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import docker
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextlib.contextmanager
+def client() -> Iterator[Any]:
+    """The SDK, closed afterwards."""
+    opened = docker.APIClient(version="auto", timeout=30)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def labelled(label: str) -> list[str]:
+    """Ids of all containers, running or not, that carry a label."""
+    with client() as engine:
+        return [c["Id"] for c in engine.containers(all=True, filters={"label": label})]
+
+
+async def gone(label: str, *, within_s: float = 3) -> float | None:
+    """Seconds until no container carries the label; None when some are left."""
+    began = time.monotonic()
+    while time.monotonic() - began < within_s:
+        if not await anyio.to_thread.run_sync(labelled, label):
+            return time.monotonic() - began
+        await anyio.sleep(0.05)
+    return None
+
+
+@contextlib.contextmanager
+def host(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A host process of its own, running `async def main(argv)` of a program; killed at the end."""
+    source = f"import sys, os, time, anyio\nfrom pathlib import Path\nfrom sandbox import *\n{program}\nanyio.run(main, sys.argv[1:])\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", source, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line that a host process says; fails when it ended instead."""
+    assert process.stdout is not None
+    said = process.stdout.readline().strip()
+    assert said, f"the host process ended with {process.wait(10)}"
+    return said

@@ -1,0 +1,76 @@
+"""SIGKILL of `massgen run` in the middle: nothing stays, nothing is written, the next start cleans up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.support.user import User, agent, say, snapshot_of
+
+pytestmark = pytest.mark.docker
+
+QUIET = "sleep 300"
+FLOOD = "exec cat /dev/zero"
+
+
+def containers(run: str = "massgen.owner") -> set[str]:
+    client = docker.from_env()
+    try:
+        return {c.id for c in client.containers.list(all=True, filters={"label": run}, ignore_removed=True)}
+    finally:
+        client.close()
+
+
+def until(true: Callable[[], bool], seconds: float) -> bool:
+    """Poll: what the engine and the kernel do, they do in their own time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.mark.parametrize("command", [QUIET, FLOOD], ids=["quiet", "flooding"])
+def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Path, command: str):
+    """Three seconds after SIGKILL no container is left; the project is as it was; the next run finds and removes the rest."""
+    user = User(tmp_path / "home")
+    user.write("project/code.txt", "old\n")
+    user.write("busy.yaml", [say(shell=f"echo draft > code.txt; {command}")])
+    user.write("team.yaml", {"agents": [agent("one", "busy.yaml"), agent("two", "busy.yaml")]})
+    before = snapshot_of(user.cwd / "project")
+    foreign = containers()
+    running = user.start("run", "Change it", "--config", "team.yaml", "--write", "project", "--apply", "--json")
+    try:
+        assert running.stdout is not None
+        tools = 0
+        for line in running.stdout:
+            tools += '"ToolStarted"' in line
+            if tools == 2:
+                break
+        assert tools == 2
+        ours = containers() - foreign
+        assert len(ours) >= 2
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.communicate()
+    assert until(lambda: not (containers() & ours), 3.0), containers() & ours
+    assert snapshot_of(user.cwd / "project") == before
+    processes = subprocess.run(["pgrep", "-f", "sleep 300"], capture_output=True, text=True, check=False).stdout.split()
+    assert processes == []
+
+    state = user.home / ".local/state/massgen"
+    assert list((state / "runs").glob("*/peers")), "the killed run's folder should still be there"
+    user.write("quick.yaml", [say(answer="nothing to do"), say(final="nothing to do")])
+    user.write("one.yaml", {"agents": [agent("one", "quick.yaml")]})
+    again = user.massgen("run", "Say something", "--config", "one.yaml")
+    assert again.returncode == 0, again.stderr
+    assert list((state / "runs").glob("*/peers")) == []
+    assert snapshot_of(user.cwd / "project") == before

@@ -1,0 +1,265 @@
+"""A provider on this machine that speaks Chat Completions and Messages over real HTTP, and fails as it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+WORDS = ["Hello", ", ", "world", "."]
+ONE_CALL = [("shell", '{"command": "ls -l"}')]
+TWO_CALLS = [*ONE_CALL, ("read_file", '{"path": "a.py"}')]
+CUT_CALL = [("write_file", '{"path": "a.py", "content": "def f(')]
+THINKING = {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"}
+REDACTED = {"type": "redacted_thinking", "data": "b3BhcXVl"}
+
+Event = tuple[str, Any]
+
+
+@dataclass
+class Script:
+    """What one reply says."""
+
+    words: list[str] = field(default_factory=lambda: list(WORDS))
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    stop: str = "end"
+    thinking: bool = False
+
+
+SCRIPTS = {
+    "text": Script(),
+    "call": Script(words=["Looking."], calls=ONE_CALL, stop="tools"),
+    "calls": Script(words=[], calls=TWO_CALLS, stop="tools"),
+    "cut_call": Script(words=[], calls=CUT_CALL, stop="length"),
+    "length": Script(stop="length"),
+    "refusal": Script(words=["No."], stop="refusal"),
+    "thinking": Script(calls=ONE_CALL, stop="tools", thinking=True),
+}
+STATUSES = {
+    "rate_limit": (429, "rate_limit_error", "Too many requests"),
+    "rate_limit_with_billing_hint": (429, "rate_limit_error", "Rate limit reached; see https://example.org/account/billing"),
+    "quota": (429, "insufficient_quota", "You exceeded your current quota"),
+    "server_error": (500, "api_error", "Internal error"),
+    "overloaded": (529, "overloaded_error", "Overloaded"),
+    "wrong_key": (401, "authentication_error", "Incorrect API key provided: {key}, also known as sk-pro*****xyz"),
+    "no_permission": (403, "permission_error", "Your key may not use this model"),
+    "unknown_model": (404, "not_found_error", "model: nothing-4"),
+    "overflow": (400, "invalid_request_error", "prompt is too long: 205000 tokens > 200000 maximum context length"),
+    "bad_request": (400, "invalid_request_error", "tools.0.name: invalid"),
+}
+
+
+class FakeProvider:
+    """Set `mode`, make a call, look at `requests`."""
+
+    def __init__(self) -> None:
+        self.mode = "text"
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.clients: list[int] = []
+        """The client's port of each request: equal when a connection was used again."""
+        self.hung_up = threading.Event()
+        """Set when a client closes a connection on which the fake sends nothing more."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"provider": self}))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Without a path."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextmanager
+def fake_provider() -> Iterator[FakeProvider]:
+    """A provider that listens as long as the block."""
+    provider = FakeProvider()
+    try:
+        yield provider
+    finally:
+        provider.close()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    provider: FakeProvider
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.provider.requests.append(body)
+        self.provider.headers.append({key.lower(): value for key, value in self.headers.items()})
+        self.provider.clients.append(self.client_address[1])
+        wire = _Chat() if self.path.endswith("/chat/completions") else _Messages()
+        mode = self.provider.mode
+        if mode in STATUSES:
+            self.refuse(*STATUSES[mode])
+        elif mode == "refuses_streaming" and body.get("stream"):
+            self.refuse(400, "invalid_request_error", "Streaming is not supported for this model")
+        elif mode == "refuses_stream_options" and "stream_options" in body:
+            self.refuse(400, "invalid_request_error", "Unknown parameter: stream_options")
+        elif mode == "wants_max_completion_tokens" and "max_tokens" in body:
+            self.refuse(400, "invalid_request_error", "'max_tokens' is not supported. Use 'max_completion_tokens' instead.")
+        elif mode == "html":
+            self.send("text/html", b"<html>Welcome to nginx</html>")
+        elif mode == "ignores_streaming" or not body.get("stream"):
+            self.send("application/json", json.dumps(wire.whole(SCRIPTS["text"])).encode())
+        else:
+            try:
+                self.stream(wire, mode)
+            except ConnectionError:
+                self.provider.hung_up.set()
+                self.close_connection = True
+
+    def refuse(self, status: int, kind: str, said: str) -> None:
+        key = (self.headers["authorization"] or "").removeprefix("Bearer ")
+        error = {"type": kind, "code": kind, "message": said.format(key=key)}
+        self.send("application/json", json.dumps({"type": "error", "error": error}).encode(), status=status)
+
+    def send(self, kind: str, body: bytes, *, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        if status == 429:
+            self.send_header("retry-after", "7")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def stream(self, wire: _Chat | _Messages, mode: str) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        events = list(wire.events(SCRIPTS.get(mode, SCRIPTS["text"])))
+        match mode:
+            case "garbage":
+                self.chunk(events[0])
+                self.chunk((events[0][0], "{not json"))
+            case "strange":
+                self.chunk(events[0])
+                self.chunk((events[0][0], [1, 2, 3]))
+            case "disconnect" | "truncated" | "hang":
+                for event in events[: len(events) // 2]:
+                    self.chunk(event)
+            case "error_in_stream":
+                self.chunk(events[0])
+                self.chunk(("error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}))
+            case _:
+                for event in events:
+                    self.chunk(event)
+        if mode == "hang" and not self.connection.recv(1):
+            self.provider.hung_up.set()
+        elif mode != "disconnect":
+            self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = mode in {"hang", "disconnect"}
+
+    def chunk(self, event: Event) -> None:
+        name, data = event
+        text = data if isinstance(data, str) else json.dumps(data)
+        line = (f"event: {name}\n" if name else "") + f"data: {text}\n\n"
+        self.wfile.write(f"{len(line.encode()):x}\r\n{line}\r\n".encode())
+        self.wfile.flush()
+
+
+class _Chat:
+    """Chat Completions."""
+
+    STOPS: ClassVar = {"end": "stop", "tools": "tool_calls", "length": "length", "refusal": "content_filter"}
+    USAGE: ClassVar = {
+        "prompt_tokens": 120,
+        "completion_tokens": 30,
+        "total_tokens": 150,
+        "prompt_tokens_details": {"cached_tokens": 100},
+        "completion_tokens_details": {"reasoning_tokens": 12},
+    }
+
+    def events(self, script: Script) -> Iterator[Event]:
+        yield self._delta({"role": "assistant", "content": ""})
+        for word in script.words:
+            yield self._delta({"content": word})
+        for number, (name, _) in enumerate(script.calls):
+            head = {"index": number, "id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": ""}}
+            yield self._delta({"tool_calls": [head]})
+        # The pieces of parallel calls come interleaved.
+        for start in range(0, max((len(args) for _, args in script.calls), default=0), 5):
+            for number, (_, args) in enumerate(script.calls):
+                if piece := args[start : start + 5]:
+                    yield self._delta({"tool_calls": [{"index": number, "function": {"arguments": piece}}]})
+        yield self._delta({}, self.STOPS[script.stop])
+        yield "", {"id": "x", "object": "chat.completion.chunk", "choices": [], "usage": self.USAGE}
+        yield "", "[DONE]"
+
+    def whole(self, script: Script) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(script.words)}
+        choice = {"index": 0, "message": message, "finish_reason": self.STOPS[script.stop]}
+        return {"id": "x", "object": "chat.completion", "choices": [choice], "usage": self.USAGE}
+
+    def _delta(self, delta: dict[str, Any], finish: str | None = None) -> Event:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return "", {"id": "x", "object": "chat.completion.chunk", "choices": [choice]}
+
+
+class _Messages:
+    """Anthropic's Messages."""
+
+    STOPS: ClassVar = {"end": "end_turn", "tools": "tool_use", "length": "max_tokens", "refusal": "refusal"}
+    USAGE: ClassVar = {
+        "input_tokens": 15,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 5,
+        "output_tokens": 30,
+        "output_tokens_details": {"thinking_tokens": 12},
+    }
+
+    def events(self, script: Script) -> Iterator[Event]:
+        head = {"id": "x", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
+        early = {key: value for key, value in self.USAGE.items() if key != "output_tokens_details"} | {"output_tokens": 1}
+        yield "message_start", {"type": "message_start", "message": {**head, "usage": early}}
+        yield "ping", {"type": "ping"}
+        number = 0
+        if script.thinking:
+            yield from self._block(0, {"type": "thinking", "thinking": "", "signature": ""}, self._thinking())
+            yield from self._block(1, REDACTED, [])
+            number = 2
+        if script.words:
+            deltas = [{"type": "text_delta", "text": word} for word in script.words]
+            yield from self._block(number, {"type": "text", "text": ""}, deltas)
+            number += 1
+        for place, (name, args) in enumerate(script.calls, start=number):
+            pieces = [{"type": "input_json_delta", "partial_json": args[at : at + 5]} for at in range(0, len(args), 5)]
+            yield from self._block(place, {"type": "tool_use", "id": f"call_{name}", "name": name, "input": {}}, pieces)
+        delta = {"stop_reason": self.STOPS[script.stop], "stop_sequence": None}
+        late = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 12}}
+        yield "message_delta", {"type": "message_delta", "delta": delta, "usage": late}
+        yield "message_stop", {"type": "message_stop"}
+
+    def whole(self, script: Script) -> dict[str, Any]:
+        content = [{"type": "text", "text": "".join(script.words)}]
+        head = {"id": "x", "type": "message", "role": "assistant", "model": "m", "content": content}
+        return {**head, "stop_reason": self.STOPS[script.stop], "usage": self.USAGE}
+
+    def _thinking(self) -> list[dict[str, Any]]:
+        return [
+            {"type": "thinking_delta", "thinking": THINKING["thinking"][:5]},
+            {"type": "thinking_delta", "thinking": THINKING["thinking"][5:]},
+            {"type": "signature_delta", "signature": THINKING["signature"]},
+        ]
+
+    def _block(self, number: int, block: dict[str, Any], deltas: list[dict[str, Any]]) -> Iterator[Event]:
+        yield "content_block_start", {"type": "content_block_start", "index": number, "content_block": block}
+        for delta in deltas:
+            yield "content_block_delta", {"type": "content_block_delta", "index": number, "delta": delta}
+        yield "content_block_stop", {"type": "content_block_stop", "index": number}

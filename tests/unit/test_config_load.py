@@ -1,0 +1,419 @@
+"""From flags, files and environment to one Config: what wins, what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import socket
+from pathlib import Path
+
+import pytest
+
+from massgen.config.load import Flags, load
+from massgen.config.model import Config, Secret
+from massgen.config.resolved import resolved_yaml
+from massgen.errors import ConfigError
+
+ONE = "agents:\n  - id: a\n    backend: {type: chatcompletion, model: m, base_url: 'http://127.0.0.1:1/v1'}\n"
+
+
+class World:
+    """A home, a project in it, and an environment without anything of this machine."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.home = tmp_path / "home"
+        self.project = self.home / "project"
+        self.project.mkdir(parents=True)
+        self.env = {"HOME": str(self.home)}
+
+    def write(self, text: str, name: str = "team.yaml") -> Path:
+        path = self.project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def load(self, text: str | None = None, **flags: object) -> Config:
+        if text is not None:
+            flags["config"] = str(self.write(text))
+        return load(Flags(**flags), self.env, cwd=self.project)  # type: ignore[arg-type]
+
+    def refuse(self, text: str | None = None, **flags: object) -> str:
+        with pytest.raises(ConfigError) as caught:
+            self.load(text, **flags)
+        return str(caught.value)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+# -- typos and types --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("agents:\n  - id: a\n    backend: {type: claude, modle: m}\n", [":3: agents[0].backend.modle", "did you mean `model`"]),
+        ("agent:\n  id: a\n  backned: {}\n", ["team.yaml:3: agent.backned", "did you mean `backend`"]),
+        ("orchestrater: {}\n" + ONE, ["team.yaml:1: orchestrater", "did you mean `orchestrator`"]),
+        (ONE + "orchestrator:\n  consensus: 0.5\n", ["team.yaml:5: orchestrator.consensus", "not supported by this version"]),
+        (ONE + "orchestrator: {coordination: read_only}\n", ["orchestrator.coordination", "'draft'"]),
+        (ONE + "budget: {max_cost_usd: 1}\n", ["team.yaml:4: budget", "not supported by this version"]),
+        (ONE + "sandbox: {network: {allow: [x]}}\n", ["sandbox.network", "not supported by this version"]),
+        (ONE + "verify: pytest\n", ["team.yaml:4: verify", "belongs below `orchestrator`"]),
+        (ONE + "ui: {display_type: fancy}\n", ["ui.display_type", "'rich_terminal'"]),
+        (ONE + "ui: {logging_enabled: 'yes'}\n", ["ui.logging_enabled", "boolean"]),
+        (ONE + "orchestrator: {write: alway}\n", ["orchestrator.write", "'apply'"]),
+        (ONE + "orchestrator: []\n", ["orchestrator", "mapping"]),
+        (ONE + "timeout_settings: {orchestrator_timeout_seconds: 0}\n", ["orchestrator_timeout_seconds", "greater than 0"]),
+        (ONE + "timeout_settings: {agent_timeout_seconds: .nan}\n", ["agent_timeout_seconds"]),
+        (ONE + "sandbox: {memory: lots}\n", ["team.yaml:4: sandbox.memory", "512m"]),
+        (ONE + "sandbox: {memory: 1m}\n", ["sandbox.memory", "too little"]),
+        (ONE + "sandbox: {memory: -1}\n", ["sandbox.memory", "out of range"]),
+        ("agents:\n  - id: a\n", ["team.yaml:2: agents[0]", "needs the key `backend`"]),
+        ("agents: []\n", ["agents"]),
+        ("agents:\n  - {id: ../x, backend: {type: local}}\n", ["agents[0].id", "letters"]),
+        ("agents:\n  - {id: 'a\\n', backend: {type: local}}\n", ["agents[0].id"]),
+        ("agents:\n  - {id: a, backend: {type: local}}\n  - {id: a, backend: {type: local}}\n", [":3: agents[1].id", "line 2"]),
+        ("agent: {id: a, backend: {type: local}}\n" + ONE, ["not both"]),
+        ("agent: {id: a, backend: {type: gemini, model: g}}\n", ["gemini", "not in this version", "scripted, chatcompletion"]),
+        ("agent: {id: a, backend: {type: chatcompletio, model: g}}\n", ["did you mean `chatcompletion`"]),
+        ("agent: {id: a, backend: {type: scripted}}\n", ["needs the key `script`"]),
+        ("agent: {id: a, backend: {type: scripted, script: no.yaml}}\n", ["backend.script", "does not exist"]),
+        ("agent: {id: a, backend: {type: chatcompletion}}\n", ["needs the key `model`"]),
+        ("agent: {id: a, backend: {type: local, base_url: 'http://x/'}}\n", ["base_url", "not for the backend `local`"]),
+        ("agent: {id: a, backend: {type: claude, model: c}}\n", ["ANTHROPIC_API_KEY"]),
+        ("agent: {id: a, backend: {type: chatcompletion, model: c, base_url: nonsense}}\n", ["base_url", "not a web address"]),
+        ("agent: {id: a, backend: {type: chatcompletion, model: c, base_url: 'https://u:p@h/v1'}}\n", ["password"]),
+        ("{}\n", ["needs `agent:` or `agents:`"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_its_line(world: World, text: str, parts: list[str]):
+    """File, line, key, and what to do; the first fault in the file comes first."""
+    found = world.refuse(text)
+    assert all(part in found for part in parts), found
+
+
+def test_nothing_configured_says_what_to_do_next(world: World):
+    """A first user gets commands to type, not a missing-key error."""
+    assert "massgen demo" in world.refuse()
+
+
+# -- order of sources ---------------------------------------------------------------------------------------------
+
+
+def test_the_first_config_that_exists_is_the_config(world: World):
+    """--config, then the project's, then the user's own."""
+    (world.home / ".config/massgen").mkdir(parents=True)
+    (world.home / ".config/massgen/config.yaml").write_text("agent: {id: user, backend: {type: local}}\n")
+    assert world.load().agents[0].id == "user"
+    world.write("agent: {id: project, backend: {type: local}}\n", ".massgen/config.yaml")
+    assert world.load().agents[0].id == "project"
+    assert world.load("agent: {id: given, backend: {type: local}}\n").agents[0].id == "given"
+
+
+def test_a_project_config_is_found_up_to_the_git_root_only(world: World):
+    """A config above the repository belongs to somebody else."""
+    world.write("agent: {id: project, backend: {type: local}}\n", ".massgen/config.yaml")
+    deep = world.project / "a/b"
+    deep.mkdir(parents=True)
+    (world.project / ".git").mkdir()
+    assert load(Flags(), world.env, cwd=deep).agents[0].id == "project"
+    (world.project / "a/.git").mkdir()
+    with pytest.raises(ConfigError):
+        load(Flags(), world.env, cwd=deep)
+
+
+def test_flags_win_over_environment_over_file(world: World):
+    """For every value that has all three."""
+    text = ONE + "sandbox: {image: file}\norchestrator: {verify: file}\ntimeout_settings: {orchestrator_timeout_seconds: 1}\n"
+    world.env |= {"MASSGEN_IMAGE": "env", "MASSGEN_TIMEOUT": "2m", "MASSGEN_DISPLAY": "simple"}
+    found = world.load(text, verify="flag")
+    assert (found.sandbox.image, found.verify, found.timeouts.run_s, found.ui.display_type) == ("env", "flag", 120, "simple")
+    assert world.load(text, image="flag", timeout="3").timeouts.run_s == 3
+
+
+def test_quick_flags_replace_the_team(world: World):
+    """--model with a config keeps the rest of the config."""
+    found = world.load(ONE + "orchestrator: {verify: v}\n", model="local")
+    assert [a.backend.type for a in found.agents] == ["local"]
+    assert found.verify == "v"
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"),
+    [
+        ({"model": "claude-x"}, "claude"),
+        ({"model": "gpt-5"}, "chatcompletion"),
+        ({"model": "anything", "base_url": "http://localhost:9/v1/chat/completions"}, "chatcompletion"),
+        ({"model": "local"}, "local"),
+        ({"backend": "local"}, "local"),
+    ],
+)
+def test_a_model_alone_picks_its_backend(world: World, flags: dict[str, str], kind: str):
+    """By name or by URL; the URL may be the one that people copy."""
+    world.env |= {"ANTHROPIC_API_KEY": "k", "OPENAI_API_KEY": "k"}
+    backend = world.load(**flags).agents[0].backend
+    assert backend.type == kind
+    assert not backend.base_url or backend.base_url == "http://localhost:9/v1"
+
+
+def test_defaults_for_all_agents_reach_them_but_not_past_their_own(world: World):
+    """backend_params fill what a backend does not say."""
+    text = (
+        "agents:\n  - {id: a, backend: {type: local, temperature: 0.1}}\n  - {id: b, backend: {type: local}}\n"
+        "backend_params: {temperature: 0.9, max_tokens: 5}\n"
+    )
+    found = world.load(text)
+    assert [a.backend.temperature for a in found.agents] == [0.1, 0.9]
+    assert [a.backend.max_tokens for a in found.agents] == [5, 5]
+    assert [a.strategy for a in found.agents] == ["repair", "repair"]
+
+
+def test_accepted_but_ignored_keys_are_said_once(world: World):
+    """Never silently."""
+    text = (
+        "agents:\n"
+        "  - {id: agent1, backend: {type: claude, model: c, api_key: k, temperature: 1.0, cwd: w1}}\n"
+        "  - {id: b, backend: {type: claude, model: c, api_key: k, temperature: 1.0, cwd: w2}}\n"
+        "orchestrator: {snapshot_storage: s, agent_temporary_workspace: t}\n"
+    )
+    found = world.load(text)
+    assert all(a.backend.temperature is None for a in found.agents)
+    for part in ("temperature", "cwd", "snapshot_storage", "agent_temporary_workspace", "looks like the anonymous labels"):
+        assert sum(part in n for n in found.notices) == 1, part
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_shows_itself_to_nobody(world: World):
+    """Not in str, repr, format, JSON, the config's repr, the resolved text, or a pickle."""
+    world.env["K"] = "sk-canary-1"
+    text = (
+        "agent:\n  id: a\n  system_message: my key is ${K}\n"
+        "  backend: {type: claude, model: c, api_key: '${K}', extra_body: {auth_token: other-canary, x: '${K}'}}\n"
+    )
+    found = world.load(text)
+    key = found.agents[0].backend.api_key
+    assert key is not None
+    assert key.reveal() == "sk-canary-1"
+    shown = f"{key} {key!r} {[key]}"
+    assert "canary" not in shown + resolved_yaml(found)
+    assert "sk-canary-1" not in repr(found.agents[0].backend.api_key)
+    with pytest.raises(TypeError):
+        json.dumps(key)
+    with pytest.raises(TypeError):
+        pickle.dumps(key)
+    with pytest.raises(TypeError):
+        copy.deepcopy(key)
+    assert Secret("x") == Secret("x") != Secret("y")
+
+
+def test_an_error_never_quotes_a_key(world: World):
+    """Also when the key is what is wrong."""
+    world.env["K"] = "sk-canary-2"
+    for text in (
+        "agent: {id: a, backend: {type: claude, model: c, api_key: [x, '${K}']}}\n",
+        "agent: {id: a, backend: {type: local, api_key: '${K}'}}\n",
+    ):
+        assert "canary" not in world.refuse(text)
+
+
+def test_keys_come_from_the_environment_before_the_env_files(world: World):
+    """./.env before the user's own; the environment before both."""
+    (world.home / ".config/massgen").mkdir(parents=True)
+    (world.home / ".config/massgen/.env").write_text("ANTHROPIC_API_KEY=user\n")
+    assert world.load(model="claude-x").agents[0].backend.api_key == Secret("user")
+    (world.project / ".env").write_text("export ANTHROPIC_API_KEY='project' # mine\nnonsense\n")
+    assert world.load(model="claude-x").agents[0].backend.api_key == Secret("project")
+    world.env["ANTHROPIC_API_KEY"] = "process"
+    found = world.load(model="claude-x").agents[0].backend
+    assert (found.api_key, found.key_source) == (Secret("process"), "ANTHROPIC_API_KEY")
+
+
+def test_a_strangers_server_is_never_offered_the_openai_key(world: World):
+    """Speaking the protocol is not being the provider."""
+    world.env["OPENAI_API_KEY"] = "k"
+    assert "MASSGEN_API_KEY" in world.refuse(model="m", base_url="https://models.example.org/v1")
+    assert "GROQ_API_KEY" in world.refuse(model="m", base_url="https://api.groq.com/openai/v1")
+    assert world.load(model="m", base_url="http://[::1]:8000/v1").agents[0].backend.api_key is None
+
+
+# -- context paths -------------------------------------------------------------------------------------------------
+
+
+def paths_text(*entries: str) -> str:
+    return ONE + "orchestrator:\n  context_paths:\n" + "".join(f"    - {e}\n" for e in entries)
+
+
+def test_context_paths_are_resolved_from_where_the_user_stands(world: World):
+    """Relative, `~`, and through a link; protected paths below their own."""
+    (world.project / "src").mkdir()
+    (world.home / "docs").mkdir()
+    (world.project / "link").symlink_to(world.home / "docs")
+    found = world.load(paths_text("{path: src, permission: write, protected_paths: [tests, a/b.py]}", "{path: ~/docs}"))
+    assert [(p.path, p.permission) for p in found.context_paths] == [
+        (world.project / "src", "write"),
+        (world.home / "docs", "read"),
+    ]
+    assert found.context_paths[0].protected_paths == (world.project / "src/tests", world.project / "src/a/b.py")
+    assert world.load(read=("link",), model="local").context_paths[0].path == world.home / "docs"
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("/", "whole machine"),
+        ("~", "home folder"),
+        ("..", "home folder"),
+        ("~/..", "home folder"),
+        ("/usr", "system"),
+        ("/etc", "system"),
+        ("/proc/self", "system"),
+        ("/dev/null", "device"),
+        ("/var", "system"),
+        ("/srv", "shared by everything"),
+        ("nowhere", "does not exist"),
+        (".git", "inside `.git`"),
+        (".massgen/logs", "inside `.massgen`"),
+        ("~/.local/state/massgen/runs", "its own files"),
+        ("~/.local", "its own files"),
+        ("socket", "socket"),
+        ("loop", "cannot be used"),
+        ("odd\x1bname", "control characters"),
+    ],
+)
+def test_paths_that_nobody_can_mean_are_refused(world: World, path: str, part: str):
+    """What, which, what next; for flags and for configs, there with the line."""
+    for folder in (".git", ".massgen/logs"):
+        (world.project / folder).mkdir(parents=True)
+    (world.home / ".local/state/massgen/runs").mkdir(parents=True)
+    (world.project / "loop").symlink_to("loop")
+    (world.project / "odd\x1bname").mkdir()
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(world.project / "socket"))
+        found = world.refuse(write=(path,), model="local")
+        assert part in found, found
+        if path.isprintable():
+            assert "team.yaml:6: orchestrator.context_paths[0]" in world.refuse(paths_text(f"{{path: '{path}'}}"))
+
+
+def test_write_paths_that_overlap_are_refused_and_read_ones_are_sorted_out(world: World):
+    """Two drafts of one file could not both be applied."""
+    for folder in ("src/a", "docs/b"):
+        (world.project / folder).mkdir(parents=True)
+    assert "overlap" in world.refuse(write=("src", "src/a"), model="local")
+    assert "lies in write path" in world.refuse(write=("src",), read=("src/a",), model="local")
+    assert "as `read` and as `write`" in world.refuse(write=("src",), read=("src",), model="local")
+    found = world.load(read=("docs", "docs/b", "docs", "."), write=("src",), model="local")
+    assert [p.path.name for p in found.context_paths] == ["project", "src"]
+
+
+@pytest.mark.parametrize("protected", ["../x", "/etc", ".", ""])
+def test_protected_paths_stay_below_their_context_path(world: World, protected: str):
+    """Anything else is a misunderstanding to be told, not to be ignored."""
+    assert "protected path" in world.refuse(paths_text(f"{{path: ., protected_paths: ['{protected}']}}"))
+
+
+def test_one_agents_own_read_path_is_not_shown_to_the_others(world: World):
+    """Merging means: added for that agent."""
+    (world.project / "private").mkdir()
+    text = (
+        "agents:\n  - {id: a, backend: {type: local, context_paths: [{path: private}]}}\n"
+        "  - {id: b, backend: {type: local}}\norchestrator: {context_paths: []}\n"
+    )
+    found = world.load(text)
+    assert [p.path.name for p in found.seen_by("a")] == ["private"]
+    assert found.seen_by("b") == ()
+    assert "orchestrator.context_paths" in world.refuse(text.replace("{path: private}", "{path: private, permission: write}"))
+
+
+# -- the default view and who may write ---------------------------------------------------------------------------
+
+
+def test_a_bare_run_sees_the_git_tree_in_review_and_nothing_elsewhere(world: World):
+    """Nothing is written unasked; a question in a plain folder shows no files."""
+    found = world.load(model="local")
+    assert (found.context_paths, found.write) == ((), "never")
+    (world.project / ".git").mkdir()
+    (world.project / "deep").mkdir()
+    found = load(Flags(model="local"), world.env, cwd=world.project / "deep")
+    assert [(p.path, p.permission) for p in found.context_paths] == [(world.project, "write")]
+    assert found.write == "review"
+
+
+def test_a_home_under_git_is_not_the_default_view(world: World):
+    """People keep their dotfiles in a repository at home."""
+    (world.home / ".git").mkdir()
+    found = world.load(model="local")
+    assert found.context_paths == ()
+    assert any("home folder" in n for n in found.notices)
+
+
+def test_apply_needs_an_explicit_config_or_the_flag(world: World):
+    """A config that was merely found in the project never applies; the user's own neither."""
+    (world.project / "src").mkdir()
+    text = "agent: {id: a, backend: {type: local}}\norchestrator: {write: %s, context_paths: [{path: src, permission: write}]}\n"
+    assert world.load(text % "apply").write == "apply"
+    assert world.load((text % "apply").replace("write: apply, ", "")).write == "apply"
+    assert world.load(text % "never").write == "never"
+    world.write(text % "apply", ".massgen/config.yaml")
+    found = world.load()
+    assert found.write == "review"
+    assert any("taken as review" in n for n in found.notices)
+    assert world.load(write_mode="apply").write == "apply"
+    world.write(text % "never", ".massgen/config.yaml")
+    assert world.load().write == "never"
+    assert "add --write" in world.refuse(ONE, write_mode="apply")
+
+
+def test_an_explicit_config_without_paths_does_not_apply_to_the_tree_one_happens_to_stand_in(world: World):
+    """The default view is always for review."""
+    (world.project / ".git").mkdir()
+    assert world.load(ONE).write == "review"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("agent: {id: a, backend: {type: chatcompletion, model: m, base_url: 'https://evil.example/v1'}}\n", "may not set this"),
+        ("agent: {id: a, backend: {type: claude, model: '${ANTHROPIC_API_KEY}'}}\n", "may not use variables"),
+        ("agent: {id: a, backend: {type: claude, model: m, extra_body: {x: 1}}}\n", "may not set this"),
+        ("agent: {id: a, backend: {type: local}}\norchestrator: {context_paths: [{path: ../other}]}\n", "outside the project"),
+        ("agent: {id: a, backend: {type: local, context_paths: [{path: ../other}]}}\n", "outside the project"),
+        ("agent: {id: a, backend: {type: local}}\nsandbox: {memory: 900g}\n", "only lower limits"),
+    ],
+)
+def test_a_strangers_repository_cannot_reach_keys_endpoints_or_other_files(world: World, text: str, part: str):
+    """`git clone && massgen "…"` must not hand the user's key to whoever wrote the repository."""
+    world.env["ANTHROPIC_API_KEY"] = "sk-canary-3"
+    (world.home / "other").mkdir()
+    world.write(text, ".massgen/config.yaml")
+    found = world.refuse()
+    assert part in found
+    assert "--config" in found
+    assert "canary" not in found
+
+
+# -- shipped configs ------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_config_loads(root: Path, tmp_path: Path):
+    """Examples are executed, so that they stay true; scripts too."""
+    from massgen.models.scripted import ScriptedModel
+
+    env = {"HOME": str(tmp_path), "ANTHROPIC_API_KEY": "k", "OPENAI_API_KEY": "k", "GROQ_API_KEY": "k"}
+    shipped = sorted(
+        [*root.glob("configs/*.yaml"), root / "massgen/demo_project/local.yaml", root / "massgen/demo_project/scripted.yaml"]
+    )
+    assert len(shipped) >= 6
+    for path in shipped:
+        config = load(Flags(config=str(path)), env, cwd=tmp_path)
+        assert not config.notices, path
+        assert resolved_yaml(config)
+        for agent in config.agents:
+            if agent.backend.script:
+                ScriptedModel(agent.backend.script)

@@ -1,0 +1,268 @@
+"""What a run looks like, from a list of events: golden lines, no escape from foreign text, the closing summary."""
+
+from __future__ import annotations
+
+import io
+import unicodedata
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from massgen.display import summary
+from massgen.display.plain import Progress
+from massgen.display.story import Story
+from massgen.display.text import block, bytes_text, count, duration_text, line
+from massgen.events.codec import Envelope
+from massgen.events.types import (
+    AgentExcluded,
+    AnswerGiven,
+    Applied,
+    Conflicted,
+    Event,
+    LeaseGranted,
+    LookStarted,
+    ModelCalled,
+    ModelFailed,
+    Notice,
+    Presented,
+    RepairAttempted,
+    RunFinished,
+    RunStarted,
+    SandboxEnded,
+    SandboxStarted,
+    Selected,
+    TextSaid,
+    ToolFinished,
+    ToolStarted,
+    Verified,
+    VoteCast,
+)
+from massgen.messages import Usage
+
+START = RunStarted(
+    prompt="Fix it",
+    agents=(
+        {"id": "careful", "label": "agent1", "model": "small", "backend": "local"},
+        {"id": "bold", "label": "agent2", "model": "small", "backend": "local"},
+    ),
+    write_mode="apply",
+    context=(
+        {"path": "/p", "permission": "write", "files": 12, "bytes": 14000, "withheld": 3},
+        {"path": "/docs", "permission": "read", "files": 1, "bytes": 10, "withheld": 0},
+    ),
+    image="img:1",
+    verify="pytest -q",
+)
+TEAM: tuple[Event, ...] = (
+    START,
+    SandboxStarted(agent="agent1", role="agent", container="c", mounts=(), start_s=0.31),
+    LookStarted(agent="agent1", answers=()),
+    TextSaid(agent="agent1", text="hm"),
+    ToolStarted(agent="agent1", call_id="1", name="shell", summary="shell pytest -q"),
+    ToolStarted(agent="agent2", call_id="1", name="read_file", summary="read_file a.py"),
+    ToolFinished(agent="agent1", call_id="1", name="shell", ok=False, exit_code=1, seconds=0.4, text="1 failed"),
+    ToolFinished(agent="agent2", call_id="1", name="read_file", ok=True, seconds=0.01),
+    ModelCalled(agent="agent1", model="small", usage=Usage(input_tokens=1200, cached_tokens=200, output_tokens=40), seconds=1.0),
+    RepairAttempted(agent="agent2", attempt=1, path="a.py", function="flatten", outcome="fail"),
+    Verified(answer="base", ok=False, summary="FAIL 2/4", seconds=0.5),
+    AnswerGiven(agent="agent1", answer="agent1.1", text="done", snapshot="s1", files=1, added=2, removed=1),
+    VoteCast(agent="agent2", for_agent="agent1", reason="stale", seen=("agent1.1",)),
+    AnswerGiven(agent="agent2", answer="agent2.1", text="me too", snapshot="s2"),
+    Verified(answer="agent1.1", ok=True, summary="pass", passed=4, seconds=0.5),
+    ModelFailed(agent="agent2", error="503", retry_s=0.5),
+    VoteCast(agent="agent1", for_agent="agent1", reason="It passes.", seen=("agent1.1", "agent2.1")),
+    VoteCast(agent="agent2", for_agent="agent1", reason="", seen=("agent1.1", "agent2.1")),
+    Selected(agent="agent1", answer="agent1.1", votes={"agent1": 2}, why="2 of 2 votes"),
+    LookStarted(agent="agent1", answers=("agent1.1", "agent2.1"), phase="final"),
+    Presented(agent="agent1", text="It is fixed.", snapshot="s3", files=1, added=2, removed=1),
+    Verified(answer="final", ok=True, summary="pass", passed=4, seconds=0.5),
+    LeaseGranted(agent="agent1", purpose="apply", token_sha256="t", snapshot="s3", paths=("/p",)),
+    SandboxEnded(agent="agent1", role="lease", container="c"),
+    Applied(purpose="apply", snapshot="s3", undo="s4", files=("/p/a.py",)),
+    RunFinished(exit_code=0, outcome="applied", winner="agent1", seconds=25.0),
+)
+
+GOLDEN = """\
+plan   2 agents · small · img:1 · 2 cpu, 4.0 GiB each · no network
+       write /p (apply)   12 files, 13.7 KiB, 3 withheld
+       read  /docs   1 file, 10 B
+       verify pytest -q
+00:01  careful   container up in 0.3 s
+00:06  careful   shell pytest -q   exit 1, 0.4 s
+00:07  bold      read_file a.py   0.0 s
+00:09  bold      try 1: flatten → fail
+00:10  verify    your project as it is   FAIL 2/4   0.5 s
+00:11  careful   answer agent1.1   1 file +2 -1
+00:12  bold      votes for careful   “stale”
+00:13  bold      answer agent2.1   no files
+00:14  verify    agent1.1   pass (4 passed)   0.5 s
+00:15  bold      model call failed: 503; again in 0.5 s
+00:16  careful   votes for careful   “It passes.”
+00:17  bold      votes for careful
+00:18  careful   wins with agent1.1   2 of 2 votes
+00:19  careful   final turn, in a new container
+00:20  careful   final answer   1 file +2 -1
+00:21  verify    the result   pass (4 passed)   0.5 s
+00:22  careful   gets the one write mount, to apply
+00:24  written   1 file in your project
+"""
+
+
+def enveloped(events: Iterable[Event]) -> list[Envelope]:
+    """One second apart."""
+    start = datetime(2026, 11, 21, tzinfo=UTC)
+    return [
+        Envelope(
+            seq=i + 1,
+            ts=(start + timedelta(seconds=i)).isoformat(timespec="microseconds"),
+            run_id="20261121-1200-otter",
+            event=event,
+        )
+        for i, event in enumerate(events)
+    ]
+
+
+def shown(events: Iterable[Event], *, width: int = 60, color: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, force_terminal=color, color_system="standard" if color else None, highlight=False, emoji=False
+    )
+    progress = Progress(console, limits="2 cpu, 4.0 GiB")
+    for envelope in enveloped(events):
+        progress(envelope)
+    return out.getvalue()
+
+
+def told(events: Iterable[Event]) -> Story:
+    story = Story()
+    for envelope in enveloped(events):
+        story.feed(envelope)
+    return story
+
+
+def test_a_run_reads_like_this():
+    """The whole of it, byte for byte; lines are never wrapped, whatever the width."""
+    assert shown(TEAM) == GOLDEN
+
+
+def test_colour_changes_no_text():
+    """Stripped of colour codes it is the same."""
+    import re
+
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown(TEAM, color=True)) == GOLDEN
+
+
+EVIL = "a\x1b]0;title\x07b\x1b[2Jc\nd\re\u202ef\u200bg[bold]h[/bold]\x9b1m\ud800"
+
+
+def test_foreign_text_cannot_drive_the_terminal_or_forge_a_line():
+    """Newlines, escapes, title changes, C1 codes, bidi marks and rich's own markup stay text."""
+    out = shown(
+        [
+            RunStarted(
+                prompt=EVIL,
+                agents=({"id": "a", "label": "agent1", "model": EVIL, "backend": "x"},),
+                write_mode="review",
+                context=({"path": f"/{EVIL}", "permission": "read", "files": 1, "bytes": 1, "withheld": 0},),
+                image="i",
+                verify=EVIL,
+            ),
+            VoteCast(agent="agent1", for_agent="agent1", reason=EVIL, seen=()),
+            ToolStarted(agent="agent1", call_id="1", name=EVIL, summary=EVIL),
+            ToolFinished(agent="agent1", call_id="1", name=EVIL, ok=False),
+            ModelFailed(agent="agent1", error=EVIL),
+            AgentExcluded(agent="agent1", why=EVIL),
+            Verified(answer="agent1.1", ok=False, summary=EVIL),
+            Selected(agent="agent1", answer="agent1.1", votes={}, why=EVIL),
+            Notice(text=EVIL),
+        ],
+        color=True,
+    )
+    import re
+
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert not [c for c in plain if c != "\n" and not c.isprintable()]
+    assert len(plain.splitlines()) == 10
+    assert "[bold]h[/bold]" in plain
+    assert all(row.startswith(("plan ", "       ", "00:0")) for row in plain.splitlines())
+
+
+def acts(char: str) -> bool:
+    """Control, format, surrogate, separator; a joiner inside an emoji is harmless."""
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char != "\u200d"
+
+
+@given(st.text())
+def test_escaped_text_is_printable_and_one_line_is_one_line(text: str):
+    """For every string there is."""
+    assert not [c for c in line(text) if acts(c)]
+    assert "\n" not in line(text, 20)
+    assert len(line(text, 20)) <= 20
+    assert not [c for c in block(text) if acts(c) and c not in "\n\t"]
+    block(text).encode()
+
+
+def test_the_summary_says_who_how_what_and_what_next():
+    """Winner, votes, verify before and after, files, tokens, time, result, next."""
+    assert summary.lines(told(TEAM)) == (
+        ("winner", "careful (small)"),
+        ("votes", "2 of 2 votes"),
+        ("verify", "pass, 4 passed; before: FAIL 2/4"),
+        ("files", "/p/a.py written"),
+        ("tokens", "1,200 in (200 cached), 40 out, 1 call"),
+        ("time", "25 s"),
+        ("result", "applied"),
+        ("next", "massgen diff · massgen undo"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("last", "word", "part"),
+    [
+        ([RunFinished(exit_code=0, outcome="ready")], "next", "massgen apply"),
+        ([RunFinished(exit_code=0, outcome="ready")], "files", "not written"),
+        ([Conflicted(paths=("/p/a.py",)), RunFinished(exit_code=5, outcome="conflict", message="changed")], "result", "/p/a.py"),
+        ([RunFinished(exit_code=124, outcome="timeout", message="time was up")], "result", "timeout: time was up"),
+        ([], "result", "did not end properly"),
+    ],
+)
+def test_a_result_that_was_not_written_says_so(last: list[Event], word: str, part: str):
+    """And what to type."""
+    rows = dict(summary.lines(told([*TEAM[:-5], *last])))
+    assert part in rows[word], rows
+
+
+def test_a_run_without_any_answer_promises_nothing():
+    """No winner, no files, no next step that cannot work; why each agent failed, with what to do about it."""
+    why = "x" * 200 + " is down; start it"
+    out = [AgentExcluded(agent="agent1", why="wrong key"), AgentExcluded(agent="agent2", why=why)]
+    found = summary.lines(told([START, *out, RunFinished(exit_code=3, outcome="no answer", message="all failed")]))
+    assert [text for word, text in found if word == "out"] == ["careful: wrong key", f"bold: {why}"]
+    rows = dict(found)
+    assert (rows["winner"], rows["files"], rows["result"]) == ("nobody", "none changed", "no answer: all failed")
+    assert "next" not in rows
+    assert summary.lines(Story()) == ()
+
+
+def test_numbers_read_naturally():
+    """Singular, units, minutes."""
+    assert (count(1, "file"), count(2, "file")) == ("1 file", "2 files")
+    assert [bytes_text(n) for n in (0, 1023, 1024, 5 * 1024**2, 3 * 1024**3)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+    ]
+    assert [duration_text(s) for s in (0.04, 9.94, 59.6, 60, 104, 1800)] == [
+        "0.0 s",
+        "9.9 s",
+        "1 min",
+        "1 min",
+        "1 min 44 s",
+        "30 min",
+    ]
