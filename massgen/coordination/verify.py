@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 
 import anyio
 
-from massgen.coordination.counts import Counts, parse_counts
+from massgen.agent.counts import Counts, parse_counts
 from massgen.events.types import Verified
 from sandbox import Outcome, Sandbox, SandboxError, Snapshot, Store
 

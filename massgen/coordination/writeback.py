@@ -101,13 +101,14 @@ def grant(
     return lease
 
 
-def conflict(paths: tuple[str, ...], log: EventLog) -> ApplyConflict:
+def conflict(paths: tuple[str, ...], log: EventLog, *, purpose: Literal["apply", "undo"] = "apply") -> ApplyConflict:
     """Say what stands against a write, and the error to raise."""
     log.emit(Conflicted(paths=paths))
     named = ", ".join(paths[:SHOWN_PATHS]) + (f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else "")
+    since = "the agents saw the project" if purpose == "apply" else "the run wrote them"
     return ApplyConflict(
-        f"nothing was written: {named} changed since the agents saw the project; "
-        "look with `massgen diff`, put your own edits aside, and try `massgen apply` again"
+        f"nothing was written: {named} changed since {since}; "
+        f"look with `massgen diff`, put your own edits aside, and try `massgen {purpose}` again"
     )
 
 
@@ -132,7 +133,7 @@ async def _write(
             undo = await box.commit(snapshot, store, expected=expected)
             log.emit(Applied(purpose=purpose, snapshot=snapshot.id, undo=undo.id, files=files))
     except Drift as error:
-        raise conflict(error.paths, log) from error
+        raise conflict(error.paths, log, purpose=purpose) from error
     except LeaseError as error:
         log.emit(Conflicted(paths=()))
         raise ApplyConflict(f"nothing was written: {error}") from error

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from massgen.agent.counts import Counts, parse_counts
 from massgen.coordination import verify
-from massgen.coordination.counts import Counts, parse_counts
 from massgen.coordination.final import is_worse
 from massgen.coordination.verify import looks_like_test, verdict_of, without_protected
 from massgen.events.types import Verified

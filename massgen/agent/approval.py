@@ -1,0 +1,55 @@
+"""Votes of a small model: a score for each answer by itself, never a choice between two.
+
+Asked to choose between A and B, the measured model always names the same letter; asked "approve, yes or no?" with the
+test result in front of it, it was right 12 of 12 times. Honest reading: it echoes the test result. So does the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from massgen.agent import prompts
+from massgen.agent.view import Decision, Failed, ShownAnswer, Voted
+from massgen.messages import Message
+from massgen.models.base import Model, ScoringModel
+
+PATCH_CHARS = 4000
+TEXT_CHARS = 3000
+
+
+async def best(model: Model, task: str, current: Callable[[], tuple[ShownAnswer, ...]]) -> Decision:
+    """A vote for the best of `current()`, which may grow meanwhile; a tie goes to the first. Raises: ModelError."""
+    scores: dict[str, float] = {}
+    while missing := [answer for answer in current() if answer.id not in scores]:
+        scores[missing[0].id] = await _score(model, task, missing[0])
+    answers = current()
+    if not answers:
+        return Failed(why="there are no answers to vote for")
+    chosen = max(answers, key=lambda answer: scores[answer.id])
+    said = ", ".join(f"{answer.label} {scores[answer.id]:+.1f}" for answer in answers)
+    tested = f"tests {prompts.verdict(chosen)}; " if chosen.verify else ""
+    return Voted(label=chosen.label, reason=f"{tested}approval scores: {said}", seen=tuple(answer.id for answer in answers))
+
+
+async def _score(model: Model, task: str, answer: ShownAnswer) -> float:
+    if not isinstance(model, ScoringModel):
+        # a model without readable probabilities: the tests decide, and the order after them
+        return 0.0 if answer.verify is None else 1.0 if answer.verify.ok else -1.0
+    return await model.score(approval(task, answer))
+
+
+def approval(task: str, answer: ShownAnswer) -> tuple[Message, ...]:
+    """The question: a fix is judged by its test result, anything else by its text."""
+    if answer.verify is None:
+        user = prompts.fill(
+            "agree_user", question=task.strip()[:TEXT_CHARS], answer=prompts.fenced(_patch(answer) + answer.text[:TEXT_CHARS])
+        )
+        return (Message(role="system", text=prompts.fill("agree_system")), Message(role="user", text=user))
+    path = answer.files[0] if answer.files else "nothing (no file is changed)"
+    diff = prompts.fenced(answer.patch[:PATCH_CHARS] or "(empty)", "diff")
+    user = prompts.fill("approve_user", path=path, diff=diff, result=prompts.verdict(answer))
+    return (Message(role="system", text=prompts.fill("approve_system")), Message(role="user", text=user))
+
+
+def _patch(answer: ShownAnswer) -> str:
+    return f"{answer.patch[:TEXT_CHARS]}\n\n" if answer.patch else ""

@@ -1,0 +1,113 @@
+"""The strategy for models that can call tools: ask the model, let the body act, until the look is decided.
+
+The budget of a look is time, which its caller owns; `MAX_CALLS` only ends a model that goes in circles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from massgen.agent.acting import perform
+from massgen.agent.calls import Caller
+from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
+from massgen.agent.relay import Relay, Taken
+from massgen.agent.tools import BODY_TOOLS
+from massgen.agent.view import Box, Decision, Emit, Failed, ShownAnswer, View
+from massgen.errors import ModelError, ModelRefusedKey
+from massgen.messages import Message, ToolCall, ToolResult
+from massgen.models.base import Model
+
+MAX_CALLS = 250
+"""Model calls in one look."""
+
+_KNOWN = frozenset(tool.name for tool in BODY_TOOLS)
+
+
+class LoopSession:
+    """A `Session` (see view.py) that keeps one transcript over all its looks."""
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        model: Model,
+        box: Box,
+        emit: Emit,
+        system_message: str = "",
+        cwd: str | None = None,
+        verify: str = "",
+        transcript: tuple[Message, ...] = (),
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        command_timeout_s: float = 120.0,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        self._relay = Relay(label=label, system_message=system_message, verify=verify, transcript=transcript)
+        self._caller = Caller(label=label, model=model, emit=emit, sleep=sleep)
+        self._label = label
+        self._box = box
+        self._emit = emit
+        self._cwd = cwd
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._command_timeout_s = command_timeout_s
+        self._body: Endpoint | None = None
+
+    @property
+    def transcript(self) -> tuple[Message, ...]:
+        """What the model has seen and said."""
+        return self._relay.transcript
+
+    def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
+        """Peers answered during a look."""
+        self._relay.notify(answers)
+
+    async def interrupt(self, why: str) -> None:
+        """Stop the command that runs now."""
+        if self._body is not None:
+            await self._body.interrupt(why)
+
+    async def look(self, view: View) -> Decision:
+        """One look, from the view to a decision."""
+        self._relay.begin(view)
+        try:
+            async with open_endpoint(self._box, cwd=self._cwd, command_timeout_s=self._command_timeout_s) as body:
+                self._body = body
+                return await self._until_decided(body)
+        finally:
+            self._body = None
+            self._relay.abandon()
+
+    async def _until_decided(self, body: Endpoint) -> Decision:
+        try:
+            for _ in range(MAX_CALLS):
+                request = self._relay.request(temperature=self._temperature, max_tokens=self._max_tokens)
+                taken = self._relay.take(await self._caller.complete(request))
+                decision = self._relay.settle(await self._work(body, taken), taken.verdict)
+                if decision is not None:
+                    return decision
+        except ModelError as error:
+            return Failed(why=str(error), fatal=isinstance(error, ModelRefusedKey))
+        except BodyLost as error:
+            return Failed(why=str(error))
+        return Failed(why=f"no end of the turn after {MAX_CALLS} model calls")
+
+    async def _work(self, body: Endpoint, taken: Taken) -> dict[str, ToolResult]:
+        """Run the calls one by one: each is shown to the user as it happens."""
+        results: dict[str, ToolResult] = {}
+        for call in taken.work:
+            act = Act(id=call.id, name=call.name, args=call.args)
+            results[call.id] = await perform(body, act, label=self._label, emit=self._emit, refused=_refused(call))
+        return results
+
+
+def _refused(call: ToolCall) -> ToolResult | None:
+    """What never reaches the body: unknown names (models invent them) and arguments that are not JSON."""
+    if call.name not in _KNOWN:
+        text = f"There is no tool {call.name[:60]!r}. There are: {', '.join(sorted(_KNOWN))}."
+        return ToolResult(call_id=call.id, text=text, ok=False)
+    if call.bad_args:
+        return ToolResult(call_id=call.id, text="The arguments are not a JSON object. Call again.", ok=False)
+    return None

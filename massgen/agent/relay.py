@@ -1,0 +1,237 @@
+"""The keeper of one transcript, on the host: it only grows, and nothing from a container writes in it but tool results.
+
+The two coordination calls are taken out of the model's own reply here, so nothing that runs in the container can
+forge an answer or a vote. Every call that a model makes gets a result, whatever happens: providers refuse a
+transcript with open calls, and a look may be cancelled at any point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from massgen.agent import prompts
+from massgen.agent.tools import ANSWER_TOOL, BODY_TOOLS, NEW_ANSWER, VOTE, vote_tool
+from massgen.agent.view import Answered, Decision, Failed, Place, Presented, ShownAnswer, View, Voted
+from massgen.messages import Message, Reply, Request, ToolCall, ToolResult, ToolSpec
+
+ATTEMPTS = 3
+"""Wrong ends of a turn before the look fails."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why a reply does not end the look, and what to do instead."""
+
+    what: str
+    remedy: str
+
+
+Verdict = Answered | Voted | Presented | Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """One reply, sorted: what the body is to do, and what it would mean for the look once that is done."""
+
+    work: tuple[ToolCall, ...]
+    verdict: Verdict | None
+    """None: only work, the look goes on."""
+
+
+class Relay:
+    """One agent's conversation with its model."""
+
+    def __init__(self, *, label: str, system_message: str, verify: str, transcript: tuple[Message, ...] = ()) -> None:
+        system = Message(role="system", text=prompts.system(label=label, system_message=system_message, verify=verify))
+        self._messages: list[Message] = list(transcript) or [system]
+        self._label = label
+        self._view: View | None = None
+        self._places: tuple[Place, ...] | None = None
+        self._shown: tuple[ShownAnswer, ...] = ()
+        self._latest: str | None = None
+        self._pending: tuple[ShownAnswer, ...] | None = None
+        self._open: tuple[ToolCall, ...] = ()
+        self._attempts = 0
+
+    @property
+    def transcript(self) -> tuple[Message, ...]:
+        """Everything so far."""
+        return tuple(self._messages)
+
+    # -- what the model is shown -----------------------------------------------------------------------------
+
+    def begin(self, view: View) -> None:
+        """Open a look: one user message."""
+        places = view.paths != self._places
+        first = len(self._messages) == 1
+        final = view.phase == "final"
+        text = prompts.final(view, places=places) if final else prompts.look(view, first=first, places=places)
+        self._messages.append(Message(role="user", text=text))
+        self._view, self._places, self._shown, self._pending = view, view.paths, view.answers, None
+        labels = [answer.label for answer in view.answers if not answer.own] or [answer.label for answer in view.answers]
+        self._latest = view.latest or (labels[-1] if labels else None)
+        self._attempts = 0
+
+    def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
+        """Peers answered; shown with the next result."""
+        if self._view is not None and self._view.phase == "coordination":
+            self._pending = answers
+
+    def request(self, *, temperature: float | None, max_tokens: int | None) -> Request:
+        """The next model call."""
+        view = self._now()
+        own = next((answer.label for answer in self._shown if answer.own), None)
+        situation = {"phase": view.phase, "answers": len(self._shown), "own": own, "latest": self._latest}
+        return Request(
+            messages=self.transcript,
+            tools=self._tools(),
+            max_tokens=max_tokens,
+            temperature=temperature,
+            situation=situation,
+        )
+
+    def _tools(self) -> tuple[ToolSpec, ...]:
+        view = self._now()
+        ending: tuple[ToolSpec, ...] = ()
+        if view.phase == "coordination":
+            ending += (ANSWER_TOOL,) if view.may_answer or not self._shown else ()
+            ending += (vote_tool(tuple(answer.label for answer in self._shown)),) if self._shown else ()
+        return BODY_TOOLS + ending
+
+    # -- what the model says ---------------------------------------------------------------------------------
+
+    def take(self, reply: Reply) -> Taken:
+        """Record a reply and sort its calls. What comes of it is given to `answer_calls` or `enforce`."""
+        self._messages.append(reply.as_message())
+        self._open = reply.calls
+        ending = tuple(call for call in reply.calls if call.name in {NEW_ANSWER, VOTE})
+        work = tuple(call for call in reply.calls if call.name not in {NEW_ANSWER, VOTE})
+        if self._now().phase == "final":
+            return Taken(work=work, verdict=self._judge_final(reply, ending, work))
+        return Taken(work=work, verdict=self._judge(ending) if ending or not work else None)
+
+    def settle(self, results: Mapping[str, ToolResult], verdict: Verdict | None) -> Decision | None:
+        """Record what came of the last reply; the decision when the look is over, None when it goes on.
+
+        Calls without a result are answered as not run. News of peers are put at the end of the last result.
+        """
+        problem = verdict if isinstance(verdict, Problem) else None
+        if problem:
+            self._attempts += 1
+        said = ""
+        if problem:
+            said = prompts.enforce(problem.what, problem.remedy, attempt=self._attempts, attempts=ATTEMPTS)
+        over = verdict is not None and (problem is None or self._attempts >= ATTEMPTS)
+        news = "" if over else self._news()
+        if self._open:
+            self._messages.append(Message(role="tool", results=self._closed(results, problem, said, news)))
+        elif problem:
+            self._messages.append(Message(role="user", text=said + news))
+        self._open = ()
+        if problem:
+            return Failed(why=f"no valid end of the turn after {ATTEMPTS} attempts: {problem.what}") if over else None
+        if over:
+            self._view = None
+        return None if isinstance(verdict, Problem) else verdict
+
+    def abandon(self) -> None:
+        """The look was cut off: close the open calls, so that the transcript can go on. Idempotent."""
+        if self._open:
+            self._messages.append(Message(role="tool", results=self._closed({}, None, "", "")))
+            self._open = ()
+        elif self._messages[-1].role == "user":
+            self._messages.append(Message(role="assistant", text="[interrupted]"))
+        self._view = None
+
+    def _closed(self, results: Mapping[str, ToolResult], problem: Problem | None, said: str, news: str) -> tuple[ToolResult, ...]:
+        closed: list[ToolResult] = []
+        for call in self._open:
+            if call.name in {NEW_ANSWER, VOTE}:
+                result = ToolResult(call_id=call.id, text=said or "[recorded]", ok=problem is None)
+            else:
+                result = results.get(call.id) or ToolResult(call_id=call.id, text="[not run: the turn was interrupted]", ok=False)
+            closed.append(result)
+        if said and not any(call.name in {NEW_ANSWER, VOTE} for call in self._open):
+            news = f"\n{said}{news}"
+        if news:
+            last = closed[-1]
+            closed[-1] = ToolResult(
+                call_id=last.call_id,
+                text=last.text + news,
+                ok=last.ok,
+                exit_code=last.exit_code,
+                truncated_bytes=last.truncated_bytes,
+            )
+        return tuple(closed)
+
+    def _news(self) -> str:
+        if self._pending is None:
+            return ""
+        before = {answer.id for answer in self._shown}
+        fresh = [answer.label for answer in self._pending if answer.id not in before]
+        self._latest = fresh[-1] if fresh else self._latest
+        self._shown, self._pending = self._pending, None
+        return prompts.notice(self._shown)
+
+    def _now(self) -> View:
+        if self._view is None:
+            message = "no look has begun"
+            raise RuntimeError(message)
+        return self._view
+
+    # -- what ends a look ------------------------------------------------------------------------------------
+
+    def _judge(self, ending: tuple[ToolCall, ...]) -> Verdict:
+        ways = "end it with `new_answer` or `vote`" if self._shown else "end it with `new_answer`"
+        if not ending:
+            return Problem(
+                what="you called neither `new_answer` nor `vote`", remedy=f"Text alone is not seen by anybody: {ways}."
+            )
+        names = {call.name for call in ending}
+        if len(names) > 1:
+            return Problem(what="you called `new_answer` and `vote` in one reply", remedy="Call exactly one of them, once.")
+        if len(ending) > 1:
+            return Problem(what=f"you called `{ending[0].name}` {len(ending)} times", remedy="Call it once.")
+        call = ending[0]
+        if call.bad_args:
+            return Problem(what=f"the arguments of `{call.name}` are not a JSON object", remedy="Call it again.")
+        return self._judge_answer(call.args) if call.name == NEW_ANSWER else self._judge_vote(call.args)
+
+    def _judge_answer(self, args: Mapping[str, Any]) -> Verdict:
+        view = self._now()
+        content = args.get("content")
+        if not isinstance(content, str) or not content.strip():
+            return Problem(what="`new_answer` needs `content`, the text of the answer", remedy="Call it again with the text.")
+        if not view.may_answer and self._shown:
+            return Problem(what="you have no new answers left", remedy="Vote for the best current answer.")
+        known = self._pending if self._pending is not None else self._shown
+        same = next((answer for answer in known if _plain(answer.text) == _plain(content)), None)
+        if same is not None:
+            return Problem(what=f"this is exactly the text of {same.id}", remedy="Improve on it, or vote for the best answer.")
+        return Answered(text=content)
+
+    def _judge_vote(self, args: Mapping[str, Any]) -> Verdict:
+        labels = tuple(answer.label for answer in self._shown)
+        if not labels:
+            return Problem(what="there are no answers to vote for yet", remedy="Work, then call `new_answer`.")
+        wanted = str(args.get("agent_id") or "").strip()
+        chosen = next((answer.label for answer in self._shown if wanted in {answer.label, answer.id}), None)
+        if chosen is None:
+            return Problem(what=f"there is no agent {wanted[:60]!r}", remedy=f"Vote for one of: {', '.join(labels)}.")
+        reason = str(args.get("reason") or "")
+        return Voted(label=chosen, reason=reason, seen=tuple(answer.id for answer in self._shown))
+
+    def _judge_final(self, reply: Reply, ending: tuple[ToolCall, ...], work: tuple[ToolCall, ...]) -> Verdict | None:
+        if ending:
+            return Problem(what="the vote is over: this is the final turn", remedy="Reply with text only, for the user.")
+        if work:
+            return None
+        if not reply.text.strip():
+            return Problem(what="your reply is empty", remedy="Reply with the text for the user.")
+        return Presented(text=reply.text)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

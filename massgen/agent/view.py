@@ -1,0 +1,174 @@
+"""What an agent is shown, and what it may decide: the values that cross between coordination and a session.
+
+They sit below both strategies, so that `session.py` can import the strategies and re-export these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from massgen.events.types import Event, Verified
+from massgen.messages import Message
+
+__all__ = [
+    "Answered",
+    "Box",
+    "Decision",
+    "Emit",
+    "Failed",
+    "Line",
+    "Place",
+    "Presented",
+    "Session",
+    "ShownAnswer",
+    "View",
+    "Voted",
+]
+
+Emit = Callable[[Event], None]
+"""Where a session reports what happened; must not block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A path that the agent's container shows, as its prompt names it."""
+
+    path: str
+    """Absolute path inside the container."""
+    mode: Literal["read", "draft", "write"]
+    """`draft`: a private writable copy. `write`: the real thing (`direct` mode, final turn only)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownAnswer:
+    """One current answer, the latest of its label."""
+
+    id: str
+    """`agent2.1`; its files are in `/peers/agent2.1/` (not one's own unless the orchestrator puts them there)."""
+    label: str
+    own: bool
+    text: str
+    files: tuple[str, ...] = ()
+    """Paths that it changes, as people should read them."""
+    verify: Verified | None = None
+    patch: str = ""
+    """Unified diff of its changes, cut to whatever the orchestrator finds decent; the small-model vote reads it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One look: everything that the agent is shown of the run."""
+
+    phase: Literal["coordination", "final"]
+    task: str
+    answers: tuple[ShownAnswer, ...] = ()
+    """The latest answer of each label, registration order, own last."""
+    own: str | None = None
+    """Id of the agent's own latest answer."""
+    latest: str | None = None
+    """Label of the newest answer (a scripted `$latest`). None: the last of the others' in `answers`, else own."""
+    may_answer: bool = True
+    """False: only a vote is accepted (answer limits)."""
+    votes: tuple[tuple[str, str], ...] = ()
+    """Who voted for the winner and why, as (label, reason); final only."""
+    paths: tuple[Place, ...] = ()
+    """Context paths. `/workspace` and `/peers` need not be listed."""
+    remark: str = ""
+    """One line from the orchestrator for this look (a debate round: why the agents look again). Trusted text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """The look ended with a new answer; the files are to be snapshotted by whoever asked."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voted:
+    """The look ended with a vote. `seen`: ids of the answers last shown to the model."""
+
+    label: str
+    reason: str
+    seen: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Presented:
+    """The final turn ended: the text for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The look ended without any. `fatal`: no retry can help (a refused key)."""
+
+    why: str
+    fatal: bool = False
+
+
+Decision = Answered | Voted | Presented | Failed
+
+
+class Session(Protocol):
+    """One agent in its container, for all of coordination (and another one, same transcript, for the final turn)."""
+
+    @property
+    def transcript(self) -> tuple[Message, ...]:
+        """What the model has seen and said; give it to `open_session` to go on elsewhere."""
+        ...
+
+    async def look(self, view: View) -> Decision:
+        """Show the view, let the agent work, return what it decides. One at a time.
+
+        Cancellation: the model call is dropped, the running command and all background jobs are killed (bounded
+        by a few seconds), and the transcript stays usable for the next look. Raises nothing for what a model, a
+        tool or the container does: that is `Failed`.
+        """
+        ...
+
+    def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
+        """Peers answered during a look: `answers` is the whole current set.
+
+        The model is told with its next tool result, and only from then on does `Voted.seen` contain it. Outside a
+        look: no effect (the next view has it).
+        """
+        ...
+
+    async def interrupt(self, why: str) -> None:
+        """Stop the command that runs now, if any; the model gets its partial output and the reason, the look goes on."""
+        ...
+
+
+class Line(Protocol):
+    """A long-lived program in the sandbox (`sandbox.Process`)."""
+
+    async def send(self, data: bytes) -> None:
+        """Write to its stdin."""
+        ...
+
+    async def receive(self) -> tuple[int, bytes]:
+        """Next piece of output: (1 stdout | 2 stderr, bytes). Raises: anyio.EndOfStream."""
+        ...
+
+    async def wait(self) -> object:
+        """Until it has ended."""
+        ...
+
+    async def kill(self) -> None:
+        """End it and its session."""
+        ...
+
+
+class Box(Protocol):
+    """The part of `sandbox.Sandbox` that an agent needs."""
+
+    def spawn(
+        self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Line]:
+        """Start a program; leaving the block ends it."""
+        ...
