@@ -50,6 +50,7 @@ from massgen.models.factory import open_model
 from massgen.models.local import LocalModel
 from massgen.models.pinned import QWEN_CODER, models_folder
 from sandbox import Engine, Mount, Sandbox, SandboxError, Store, cache_folder
+from sandbox.probe import require
 
 apply_run = later.apply
 """`await apply_run(state_dir, run, engine=…)`: `massgen apply`."""
@@ -99,6 +100,7 @@ async def run(
             await anyio.to_thread.run_sync(direct.check, [path.path for path in config.write_paths])
         await engine.image(config.sandbox.image)
         await engine.reap()
+        await require(engine, config.sandbox.image)
     await anyio.to_thread.run_sync(tidy.sweep, state_dir)
     folder = await anyio.to_thread.run_sync(lambda: records.new_run(state_dir, run_id=run_id))
     tidy.claim(folder)
@@ -203,6 +205,7 @@ async def _work(
         label: Seat(
             label=label,
             own=tuple(_mount(path, context) for path in agent.context_paths),
+            needs_verdicts=agent.strategy == "repair",
             open_session=partial(
                 _session, config=config, agent=agent, label=label, model=opened[agent.id], log=log, cwd=rooms.cwd
             ),

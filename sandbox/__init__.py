@@ -7,9 +7,10 @@ A sandbox has no network, no capability and no credential; it sees read-only mou
 can make a path of the host writable. `testing.FakeEngine` runs the same guest without a container.
 """
 
+from typing import TYPE_CHECKING
+
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine, EngineFacts, ImageFacts, Link
-from sandbox.engines.docker import DockerEngine
 from sandbox.errors import (
     Drift,
     EngineError,
@@ -31,6 +32,9 @@ from sandbox.snapshot import Entry, Snapshot
 from sandbox.spec import AGENT_UID, HOME, PEERS, WORKSPACE, Lease, Limits, Mount, SandboxSpec
 from sandbox.store import Store
 from sandbox.transfer import Change
+
+if TYPE_CHECKING:
+    from sandbox.engines.docker import DockerEngine
 
 __all__ = [
     "AGENT_UID",
@@ -70,3 +74,12 @@ __all__ = [
     "cache_folder",
     "state_folder",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The Docker SDK takes longer to import than all the rest: only who asks for the engine pays for it."""
+    if name == "DockerEngine":
+        from sandbox.engines.docker import DockerEngine
+
+        return DockerEngine
+    raise AttributeError(name)

@@ -7,16 +7,18 @@ the container and waits until it is gone, shielded from cancellation and bounded
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 
-from sandbox import transfer
+from sandbox import transfer, wire
 from sandbox.channels import Mux
 from sandbox.engines.base import Engine
-from sandbox.errors import LeaseError, SandboxLost, StartFailed
+from sandbox.errors import LeaseError, SandboxLost, SpecError, StartFailed
 from sandbox.facts import look
 from sandbox.outcome import Outcome
 from sandbox.plan import Plan, plan
@@ -30,6 +32,8 @@ START_S = 60.0
 CLOSE_S = 30.0
 GRACE_S = 10.0
 """How much longer than its own deadline the host waits for a command before it declares the sandbox lost."""
+MAX_WORDS_BYTES = wire.MAX_PAYLOAD - 64 * 1024
+"""A request is one frame; what is spared is for the spec's own environment."""
 
 _burned: set[str] = set()
 
@@ -45,6 +49,7 @@ class Sandbox:
         self.start_s = 0.0
         """Seconds from the request until commands can run, drafts filled."""
         self._mux = mux
+        self._committed = False
 
     @property
     def mounts(self) -> tuple[Mapping[str, str], ...]:
@@ -97,25 +102,30 @@ class Sandbox:
         timeout_s: float | None = None,
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> Outcome:
-        """Run one command to its end. Never raises for what the command or the sandbox does: see `Outcome.reason`.
+        """Run one command to its end. Never raises for what the command or the sandbox does: see `Outcome.reason`. LeaseError
+        under a lease to apply or undo: nothing but the guest runs there.
 
         `timeout_s` None means the spec's command timeout. The deadline is kept by the guest and, with some grace, by the host.
         Cancellation kills the command and all it started.
         """
         limit_s = self.spec.limits.command_timeout_s if timeout_s is None else timeout_s
         stdout, stderr = Kept(self.spec.limits.output_bytes), Kept(self.spec.limits.output_bytes)
+        if why := _unusable(argv, cwd, env):
+            return Outcome(reason="refused", message=why)
         try:
             with anyio.move_on_after(limit_s + GRACE_S):
                 async with self._spawned(argv, cwd=cwd, env=env, timeout_s=limit_s, stdin=bool(stdin)) as process:
-                    if stdin:
-                        await process.send(stdin)
-                        await process.end_stdin()
-                    with contextlib.suppress(anyio.EndOfStream):
-                        while True:
-                            stream, chunk = await process.receive()
-                            (stdout if stream == 1 else stderr).add(chunk)
-                            if on_output is not None:
-                                on_output(stream, chunk)
+                    with _unwrapped():
+                        async with anyio.create_task_group() as feeding:
+                            if stdin:  # beside the reading: a filter answers while it is fed
+                                feeding.start_soon(_feed, process, stdin)
+                            with contextlib.suppress(anyio.EndOfStream):
+                                while True:
+                                    stream, chunk = await process.receive()
+                                    (stdout if stream == 1 else stderr).add(chunk)
+                                    if on_output is not None:
+                                        on_output(stream, chunk)
+                            feeding.cancel_scope.cancel()
                     return outcome_of(process.verdict, stdout.output(), stderr.output())
         except SandboxLost as error:
             return Outcome(reason="lost", message=str(error), stdout=stdout.output(), stderr=stderr.output())
@@ -126,7 +136,9 @@ class Sandbox:
     async def spawn(
         self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None
     ) -> AsyncIterator[Process]:
-        """A program that is talked to; leaving the block kills it and everything it started. Raises SandboxLost."""
+        """A program that is talked to; leaving the block kills it and everything it started. Raises SpecError, SandboxLost."""
+        if why := _unusable(argv, cwd, env):
+            raise SpecError(why, op="spawn")
         async with self._spawned(argv, cwd=cwd, env=env, timeout_s=None, stdin=True) as process:
             yield process
 
@@ -134,6 +146,9 @@ class Sandbox:
     async def _spawned(
         self, argv: Sequence[str], *, cwd: str | None, env: Mapping[str, str] | None, timeout_s: float | None, stdin: bool
     ) -> AsyncIterator[Process]:
+        lease = self.plan.lease
+        if lease is not None and lease.purpose != "direct":
+            raise LeaseError("only the guest works in a container with this lease; no program runs beside it", op="spawn")
         channel = await self._mux.open(
             "spawn",
             argv=list(argv),
@@ -153,12 +168,15 @@ class Sandbox:
     async def read(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
         """One regular file, as a program inside would read it. Raises GuestError (missing, larger), SandboxLost."""
         channel = await self._mux.open("read", path=path, max_bytes=max_bytes)
-        parts: list[bytes] = []
-        with contextlib.suppress(anyio.EndOfStream):
-            while True:
-                parts.append((await channel.receive())[1])
+        content = bytearray()
+        async with transfer.operation(channel):
+            with contextlib.suppress(anyio.EndOfStream):
+                while True:
+                    content += (await channel.receive())[1]
+                    if len(content) > max_bytes:
+                        raise self._mux.broken(f"more than {max_bytes} bytes of a file were sent")
         channel.check()
-        return b"".join(parts)
+        return bytes(content)
 
     async def list(self, path: str) -> tuple[transfer.Change, ...]:
         """Everything below a folder of the sandbox, on its own file system. Raises GuestError, SandboxLost."""
@@ -175,7 +193,10 @@ class Sandbox:
         return await transfer.snapshot(self._mux, self.plan.roots, store, keep)
 
     async def apply(self, snapshot: Snapshot, store: Store) -> None:
-        """Make `/workspace` and the drafts look like a snapshot. Raises GuestError, SandboxLost."""
+        """Make `/workspace` and the drafts look like a snapshot. Raises GuestError, LeaseError, SandboxLost."""
+        lease = self.plan.lease
+        if lease is not None and lease.purpose != "direct":
+            raise LeaseError("the roots of this sandbox are the project itself; only commit writes there", op="apply")
         await transfer.restore(self._mux, self.plan.roots, snapshot, store)
 
     async def commit(self, snapshot: Snapshot, store: Store, *, expected: Mapping[tuple[str, str], str]) -> Snapshot:
@@ -188,9 +209,13 @@ class Sandbox:
         lease = self.plan.lease
         if lease is None:
             raise LeaseError("this sandbox holds no lease, so nothing can be written through it", op="commit")
+        if self._committed:
+            raise LeaseError("this lease was used already; a new write needs a new lease", op="commit")
+        self._committed = True
         if lease.snapshot_id not in ("", snapshot.id):
             raise LeaseError(f"the lease is for snapshot {lease.snapshot_id[:12]}, not for {snapshot.id[:12]}", op="commit")
-        return await transfer.commit(self._mux, lease, snapshot, store, expected)
+        mounts = [b.target for b in self.plan.binds if not b.read_only]
+        return await transfer.commit(self._mux, lease, snapshot, store, expected, mounts=mounts)
 
     async def stop(self) -> None:
         """Stop every process but the guest, until `go`. Raises SandboxLost."""
@@ -199,6 +224,30 @@ class Sandbox:
     async def go(self) -> None:
         """Let them go on. Raises SandboxLost."""
         await (await self._mux.open("go")).finish()
+
+
+async def _feed(process: Process, stdin: bytes) -> None:
+    with contextlib.suppress(SandboxLost):  # the reading side reports it
+        await process.send(stdin)
+        await process.end_stdin()
+
+
+def _unusable(argv: Sequence[str], cwd: str | None, env: Mapping[str, str] | None) -> str:
+    """Why no program could ever be started like this; empty when one might. A model's text can hold anything."""
+    if not argv:
+        return "there is no program to start; give at least its name"
+    words = [*argv, cwd or "", *(env or {}), *(env or {}).values()]
+    if any("\0" in word for word in words):
+        return "an argument, a variable or the folder holds a NUL byte, which no program can be given"
+    if any(not name or "=" in name for name in env or {}):
+        return "a variable's name is empty or holds an equals sign"
+    try:
+        os.fsencode("".join(words))
+    except UnicodeEncodeError as error:
+        return f"an argument is not text that a program can be given: {error}"
+    if len(json.dumps(words)) > MAX_WORDS_BYTES:
+        return f"arguments and variables of more than {MAX_WORDS_BYTES} bytes; use stdin or a file"
+    return ""
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from sandbox.engines.base import Link
 from sandbox.errors import GuestError, SandboxLost, StartFailed, WireError
 
 CHUNK = 256 * 1024
+SEND_S = 30.0
+"""The guest always reads; a link that takes nothing for so long hangs with its engine."""
 
 
 class Channel:
@@ -46,8 +48,8 @@ class Channel:
             case wire.DATA:
                 stream, chunk = frame.payload[0], frame.payload[1:]
                 self._granted -= len(chunk)
-                if self._granted < 0 or stream not in (1, 2):
-                    raise wire.WireError("more data than was granted, or on an unknown stream")
+                if self._granted < 0 or not chunk or stream not in (1, 2):
+                    raise wire.WireError("more data than was granted, none at all, or on an unknown stream")
                 self._inbox.append((stream, chunk))
             case wire.CREDIT:
                 self._credit += wire.credit_of(frame.payload)
@@ -157,8 +159,9 @@ class Channel:
 class Mux:
     """All channels of one sandbox."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, send_s: float = SEND_S) -> None:
         self._link = link
+        self._send_s = send_s
         self._decoder = wire.Decoder()
         self._lock = anyio.Lock()
         self._next = 1
@@ -173,8 +176,12 @@ class Mux:
         if self.lost_because:
             raise SandboxLost(self.lost_because)
         async with self._lock:
-            with anyio.CancelScope(shield=True):  # half a frame would end the stream; the link bounds the wait
+            # Half a frame would end the stream, so a cancelled caller stays until it is out; but not for ever.
+            with anyio.move_on_after(self._send_s, shield=True) as patience:
                 await self._link.send(encoded)
+        if patience.cancelled_caught:
+            self._end(f"the container took nothing for {self._send_s:.0f} s")
+            raise SandboxLost(self.lost_because)
 
     async def greet(self, silence_s: float) -> None:
         """Exchange hello. Raises StartFailed with the container's last words."""

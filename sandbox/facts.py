@@ -12,6 +12,7 @@ import os
 import stat
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 from sandbox.errors import SpecError
 from sandbox.plan import HostFacts, PathFacts
@@ -69,22 +70,44 @@ def _look_at(path: Path, *, withhold: tuple[str, ...] = (), git: bool = False) -
         about = path.lstat()
     except OSError:
         return PathFacts(kind="missing")
-    masks: list[tuple[str, str]] = []
+    masks: list[tuple[str, Literal["file", "dir"]]] = []
     for name in withhold:
         relative = name.rstrip("/")
         if relative.startswith("/") or ".." in relative.split("/"):
             raise SpecError(f"{name!r} is not a path below {path}; withheld paths are relative")
         try:
-            masks.append((relative, "dir" if stat.S_ISDIR((path / relative).lstat().st_mode) else "file"))
-        except OSError:
-            continue  # not there: nothing to hide
+            masks.append(_mask(path, relative))
+        except (OSError, ValueError):
+            continue  # not there, or a link to what is not shown: nothing to hide
+    gits = _git_folders(path) if git and stat.S_ISDIR(about.st_mode) else []
     return PathFacts(
-        kind="dir" if stat.S_ISDIR(about.st_mode) else "file" if stat.S_ISREG(about.st_mode) else "other",
+        kind=_kind(path, about.st_mode),
         uid=about.st_uid,
         gid=about.st_gid,
-        git_folders=tuple(_git_folders(path)) if git and stat.S_ISDIR(about.st_mode) else (),
-        masks=tuple((m, "dir" if k == "dir" else "file") for m, k in masks),
+        git_folders=tuple(g for g in gits if not (path / g).is_symlink()),
+        git_links=tuple(g for g in gits if (path / g).is_symlink()),
+        masks=tuple(masks),
     )
+
+
+def _kind(path: Path, mode: int) -> Literal["file", "dir", "other"]:
+    """What a path itself is; through a link in it somebody's home would pass for a project."""
+    if path.resolve() != path:
+        return "other"
+    return "dir" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+
+
+def _mask(root: Path, relative: str) -> tuple[str, Literal["file", "dir"]]:
+    """What to lay a mask over. Raises OSError when nothing is there, ValueError when a link leaves the root.
+
+    A mask over a link lands on what the link names, and the engine creates that when it is missing: in a writable mount it
+    would be a stray file in the user's project.
+    """
+    place = root / relative
+    if place.is_symlink():
+        place = place.resolve(strict=True)
+        relative = str(place.relative_to(root))
+    return relative, "dir" if stat.S_ISDIR(place.lstat().st_mode) else "file"
 
 
 def _git_folders(root: Path) -> list[str]:

@@ -18,7 +18,8 @@ def _started(pid: int) -> str:
     return "" if fields[0] in ("Z", "X") else fields[19]
 
 
-def _boot() -> str:
+def boot() -> str:
+    """Which boot of the machine this is."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -27,13 +28,13 @@ def _boot() -> str:
 
 def me() -> str:
     """The running process as a label: pid, start time, boot."""
-    return f"{os.getpid()}:{_started(os.getpid())}:{_boot()}"
+    return f"{os.getpid()}:{_started(os.getpid())}:{boot()}"
 
 
 def alive(owner: str) -> bool:
     """Whether the process of such a label still runs. A label that cannot be read counts as alive: never reap the unknown."""
     match owner.split(":"):
-        case [pid, started, boot] if pid.isdigit():
-            return boot == _boot() and _started(int(pid)) == started
+        case [pid, started, booted] if pid.isdecimal() and len(pid) < 20:
+            return booted == boot() and _started(int(pid)) == started
         case _:
             return True

@@ -7,6 +7,7 @@ a table, and only a `Lease` can make it emit a writable bind of the host.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,8 @@ class PathFacts:
     uid: int = 0
     gid: int = 0
     git_folders: tuple[str, ...] = ()
-    """Relative paths of everything named `.git` below (only looked for under a lease)."""
+    """Relative paths of everything named `.git` below (only looked for under a lease); links are in `git_links`."""
+    git_links: tuple[str, ...] = ()
     masks: tuple[tuple[str, Literal["file", "dir"]], ...] = ()
     """The withheld paths that exist, and what they are."""
 
@@ -119,7 +121,7 @@ class Plan:
     labels: Mapping[str, str]
     limits: Limits
     memory_bytes: int
-    """Limit for the engine: what was asked plus every tmpfs, because those count as memory."""
+    """Limit for the engine: what was asked plus every tmpfs, /dev/shm among them, because those count as memory."""
     lease: Lease | None = None
 
 
@@ -149,6 +151,7 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
         else:
             folder = mount.inside if about.kind == "dir" else str(PurePosixPath(mount.inside).parent)
             _check_target(folder)
+            _check_inner(folder, mount, spec.mounts)
             tmpfs.append(Tmpfs(target=folder, size_bytes=spec.limits.workspace_bytes, inodes=spec.limits.inodes))
             fills.append(Fill(source=mount.source, root=mount.inside, withhold=mount.withhold))
             roots.append(mount.inside)
@@ -160,6 +163,8 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
             about = _facts_of(path, facts)
             _check_source(path, about, facts)
             _check_target(str(path))
+            if lease.purpose == "direct":
+                _check_direct(path, about)
             binds += _leased(path, about, lease)
             masks = _masks(str(path), about, facts)
             binds += [m for m in masks if isinstance(m, Bind)]
@@ -185,7 +190,7 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
         cwd=spec.cwd,
         labels={**spec.labels, "massgen.mounts": json.dumps(mounts)},
         limits=spec.limits,
-        memory_bytes=spec.limits.memory_bytes + sum(t.size_bytes for t in _unique(tmpfs)),
+        memory_bytes=spec.limits.memory_bytes + spec.limits.tmp_bytes + sum(t.size_bytes for t in _unique(tmpfs)),
         lease=lease,
     )
 
@@ -195,7 +200,10 @@ def _who(spec: SandboxSpec, facts: HostFacts, lease: Lease | None) -> tuple[int,
         owners = {(facts.paths[p].uid, facts.paths[p].gid) for p in lease.paths if p in facts.paths}
         if len({uid for uid, _ in owners}) != 1:
             raise SpecError(f"the write paths {_names(lease.paths)} belong to different users; run once per owner")
-        return min(owners)
+        uid, gid = min(owners)
+        if facts.uid not in (0, uid):
+            raise SpecError(f"{_names(lease.paths)} belongs to uid {uid}, not to you; run as its owner, or take ownership first")
+        return uid, gid
     uid = facts.uid if spec.uid is None else spec.uid
     gid = facts.gid if spec.gid is None else spec.gid
     if uid == 0:
@@ -221,16 +229,17 @@ def _check_limits(limits: Limits) -> None:
         "inodes",
         "output_bytes",
         "command_timeout_s",
+        "silence_s",
     ):
-        if not getattr(limits, name) > 0:
+        if not 0 < getattr(limits, name) < math.inf:
             raise SpecError(f"limit {name} is {getattr(limits, name)}; it must be above zero (there is no unlimited)")
     if limits.memory_bytes < 32 * 1024**2:
         raise SpecError(f"limit memory_bytes is {limits.memory_bytes}; a sandbox needs at least 32 MiB")
 
 
 def _check_source(path: Path, about: PathFacts, facts: HostFacts) -> None:
-    if not path.is_absolute():
-        raise SpecError(f"{path} is not an absolute path; resolve it first")
+    if not path.is_absolute() or ".." in path.parts or str(path).startswith("//"):
+        raise SpecError(f"{path} is not an absolute, resolved path; resolve it first")
     if about.kind == "missing":
         raise SpecError(f"{path} does not exist; create it or take it out of the context paths")
     if about.kind == "other":
@@ -242,9 +251,18 @@ def _check_source(path: Path, about: PathFacts, facts: HostFacts) -> None:
             raise SpecError(f"{path} overlaps {own}, where runs and their snapshots live; move one of them")
 
 
+def _check_direct(path: Path, about: PathFacts) -> None:
+    """Commands will run over this writable mount: what mounts cannot protect is refused."""
+    if about.uid == 0:
+        raise SpecError(f"{path} belongs to root, and commands never run as root; use write mode apply")
+    if about.git_links:
+        link = path / about.git_links[0]
+        raise SpecError(f"{link} is a link, which no mount can protect from being replaced; use write mode apply")
+
+
 def _check_target(target: str) -> None:
     pure = PurePosixPath(target)
-    if not pure.is_absolute() or ".." in pure.parts:
+    if not pure.is_absolute() or ".." in pure.parts or "\0" in target or str(pure) != target or target.startswith("//"):
         raise SpecError(f"{target} cannot be a path inside a container; give an absolute one")
     if target in _RESERVED_EXACT or any(target == r or target.startswith(r + "/") for r in _RESERVED):
         raise SpecError(f"{target} belongs to the container's own system; mount it elsewhere")
@@ -267,12 +285,23 @@ def _check_overlap(mounts: tuple[Mount, ...], leased: Iterable[Path]) -> None:
         seen.add(mount.inside)
 
 
+def _check_inner(folder: str, draft: Mount, mounts: tuple[Mount, ...]) -> None:
+    """A draft is a copy: what else is mounted at its place would be hidden, what is mounted in it could not be filled."""
+    for other in mounts:
+        inside = other is not draft and PurePosixPath(other.inside).is_relative_to(draft.inside)
+        if inside or (other.mode == "ro" and other.inside == folder):
+            raise SpecError(f"{other.inside} and the write path {draft.inside} cover each other; name only one of the two")
+
+
 def _masks(inside: str, about: PathFacts, facts: HostFacts) -> list[Bind | Tmpfs]:
     """Withheld things under a host bind: the name stays, the content is nowhere."""
     if len(about.masks) > MAX_MASKS:
         raise SpecError(f"{inside} holds {len(about.masks)} withheld paths, more than {MAX_MASKS}; name a smaller folder")
     masks: list[Bind | Tmpfs] = []
+    folders = {path for path, kind in about.masks if kind == "dir"}
     for path, kind in about.masks:
+        if any(str(above) in folders for above in PurePosixPath(path).parents):
+            continue  # its folder is hidden as a whole
         target = f"{inside}/{path}" if path else inside
         if kind == "dir":
             masks.append(Tmpfs(target=target, size_bytes=4096, inodes=1, mode=0o555, read_only=True))
@@ -288,9 +317,14 @@ def _leased(path: Path, about: PathFacts, lease: Lease) -> list[Bind]:
     point too: so every folder between the root and a protected path is bound onto itself.
     """
     binds = {str(path): Bind(source=str(path), target=str(path), read_only=False)}
+    if any(path.is_relative_to(p) for p in lease.protected):
+        raise SpecError(f"{path} is a write path and protected at once; take it out of one of the two")
     inner = [path / g for g in about.git_folders] + [p for p in lease.protected if p.is_relative_to(path) and p != path]
     masked = {path / m for m, _ in about.masks}
+    hidden = {path / m for m, kind in about.masks if kind == "dir"}
     for protected in inner:
+        if not hidden.isdisjoint(protected.parents):
+            continue  # its folder is hidden as a whole; a bind in between would show it again
         for folder in reversed(protected.relative_to(path).parents):
             between = str(path / folder)
             binds.setdefault(between, Bind(source=between, target=between, read_only=False))

@@ -6,6 +6,7 @@ here. `doctor` shows the table; a run refuses to start when any guarantee is not
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import tempfile
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sandbox import owner
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine
-from sandbox.errors import SandboxError
-from sandbox.facts import cache_folder
+from sandbox.errors import SandboxError, StartFailed
+from sandbox.facts import cache_folder, guest_zip
 from sandbox.spec import Limits, Mount, SandboxSpec
 
 State = Literal["proven", "unavailable", "failed"]
@@ -97,6 +99,27 @@ async def probe(engine: Engine, image: str) -> tuple[Guarantee, ...]:
             ) from error
         intact = _intact(base, canary)
     return _judge(seen, memory=memory, intact=intact) + _engine_facts((await engine.facts()).security)
+
+
+async def require(engine: Engine, image: str) -> None:
+    """Refuse to go on when a guarantee does not hold here. Asked once per engine, boot, image and guest, then remembered.
+
+    Raises StartFailed naming what is not proven, and what `probe` raises.
+    """
+    about = await engine.facts()
+    if not about.isolates:
+        return
+    cache = cache_folder() / "sandbox"
+    cache.mkdir(parents=True, exist_ok=True)
+    identity = (about.id, about.version, owner.boot(), (await engine.image(image)).id, guest_zip(cache).name)
+    mark = cache / f"proven-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}"
+    if mark.exists():
+        return
+    failed = [g for g in await probe(engine, image) if g.state == "failed"]
+    if failed:
+        seen = "; ".join(f"{g.name}: {g.detail}" for g in failed)
+        raise StartFailed(f"this engine does not keep what is promised ({seen}); `massgen doctor` shows all of it", op="probe")
+    mark.touch()
 
 
 def _bait(name: str, canary: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from typing import Any
 
@@ -42,7 +41,7 @@ class Kept:
             return
         self._tail.append(chunk)
         self._tail_bytes += len(chunk)
-        while self._tail_bytes - len(self._tail[0]) >= self._tail_limit:
+        while self._tail and self._tail_bytes - len(self._tail[0]) >= self._tail_limit:
             gone = self._tail.popleft()
             self._tail_bytes -= len(gone)
             self._cut += len(gone)
@@ -72,7 +71,7 @@ def outcome_of(verdict: dict[str, Any], stdout: Output = Output(), stderr: Outpu
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+    return float(value) if isinstance(value, int | float) and abs(value) < 2**63 else 0.0
 
 
 class Process:

@@ -74,7 +74,7 @@ class Snapshot:
         """The inverse of `to_json`. Raises SnapshotError on anything else."""
         try:
             rows = [json.loads(line) for line in text.splitlines()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SnapshotError(f"snapshot manifest is not JSON lines: {error}") from error
         return Snapshot(entries=tuple(_entry(row) for row in rows))
 
@@ -86,22 +86,36 @@ def _row(e: Entry) -> list[object]:
 def _entry(row: object) -> Entry:
     match row:
         case [str(root), str(path), "file" | "link" | "dir" | "gone" as kind, int(mode), int(size), str(sha), str(target)]:
-            return Entry(root=root, path=check_path(path), kind=kind, mode=mode & 0o777, size=size, sha256=sha, target=target)
+            check_path(path)
+            check_target(target)
+            return Entry(root=root, path=path, kind=kind, mode=mode & 0o777, size=size, sha256=sha, target=target)
         case _:
             raise SnapshotError(f"snapshot manifest has an unknown row: {str(row)[:200]}")
 
 
-def check_path(path: str) -> str:
-    """The same path, or SnapshotError: absolute, `..`, empty components, NUL, too long, or `.git` anywhere."""
+def check_path(path: str, *, git: bool = False) -> str:
+    """The same path, or SnapshotError: absolute, `..`, empty components, NUL, too long, or (unless `git`) `.git` anywhere."""
     if path == "":
         return path
-    raw = path.encode("utf-8", "surrogateescape")
     parts = path.split("/")
-    if len(raw) > MAX_PATH_BYTES or "\0" in path or any(p in ("", ".", "..") for p in parts):
+    if _unusable(path, MAX_PATH_BYTES) or any(p in ("", ".", "..") for p in parts):
         raise SnapshotError(f"a container sent an unusable path: {path[:120]!r}")
-    if any(is_git_name(p) for p in parts):
+    if not git and any(is_git_name(p) for p in parts):
         raise SnapshotError(f"a container sent a path inside a git folder: {path[:120]!r}")
     return path
+
+
+def check_target(target: str) -> None:
+    """Raises SnapshotError for what no link can hold."""
+    if _unusable(target, MAX_TARGET_BYTES):
+        raise SnapshotError(f"a container sent an unusable link target: {target[:120]!r}")
+
+
+def _unusable(text: str, limit_bytes: int) -> bool:
+    try:
+        return "\0" in text or len(text.encode("utf-8", "surrogateescape")) > limit_bytes
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return True
 
 
 def is_git_name(component: str) -> bool:

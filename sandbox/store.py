@@ -79,6 +79,8 @@ class Store:
             snapshot = Snapshot.from_json((self.folder / "snapshots" / snapshot_id).read_text(encoding="ascii"))
         except FileNotFoundError as error:
             raise SnapshotError(f"snapshot {snapshot_id[:12]} is missing in {self.folder}") from error
+        except UnicodeDecodeError as error:
+            raise SnapshotError(f"snapshot {snapshot_id[:12]} was altered on disk") from error
         if snapshot.id != snapshot_id:
             raise SnapshotError(f"snapshot {snapshot_id[:12]} was altered on disk")
         return snapshot

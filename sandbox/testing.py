@@ -26,7 +26,6 @@ from sandbox.engines.base import EngineFacts, ImageFacts, Link
 from sandbox.errors import ImageMissing, SandboxLost
 from sandbox.guest.serve import Guest
 from sandbox.plan import Plan
-from sandbox.wire import WireError
 
 if TYPE_CHECKING:
     from sandbox.guest.world import Ended
@@ -48,7 +47,15 @@ class FakeEngine:
     async def facts(self) -> EngineFacts:
         """Honest about being nothing."""
         return EngineFacts(
-            name="fake", version="0", api="0", kernel="", cgroups="", cpus=os.cpu_count() or 1, memory_bytes=0, security=()
+            name="fake",
+            version="0",
+            api="0",
+            kernel="",
+            cgroups="",
+            cpus=os.cpu_count() or 1,
+            memory_bytes=0,
+            security=(),
+            isolates=False,
         )
 
     async def image(self, name: str) -> ImageFacts:
@@ -197,8 +204,8 @@ class FakeLink:
         guest = Guest(stdin, stdout, world)
         try:
             guest.serve()
-        except WireError as error:
-            self._words = f"guest: WireError: {error}"
+        except Exception as error:  # noqa: BLE001 - the last words of the fake container, whatever they are
+            self._words = f"guest: {type(error).__name__}: {error}"
         finally:
             guest.close()
             for leader in list(world._started):  # noqa: SLF001 - the two classes are one fake

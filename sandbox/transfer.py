@@ -6,19 +6,22 @@ are recomputed, and what was not asked for is not taken.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import anyio
 import anyio.to_thread
 
 from sandbox import drafts
 from sandbox.channels import Channel, Mux
-from sandbox.errors import Drift, LeaseError, SnapshotError, SpecError
+from sandbox.errors import Drift, GuestError, LeaseError, SandboxError, SnapshotError, SpecError
 from sandbox.plan import Fill, Plan
-from sandbox.snapshot import MAX_ENTRIES, MAX_TARGET_BYTES, MAX_TOTAL_BYTES, Entry, Kind, Snapshot, check_path
+from sandbox.snapshot import MAX_ENTRIES, MAX_TOTAL_BYTES, Entry, Kind, Snapshot, check_path, check_target, is_git_name
 from sandbox.spec import WORKSPACE, Lease
 from sandbox.store import Store
 from sandbox.wire import record
@@ -38,19 +41,39 @@ class Change:
     target: str
 
 
+ABANDON_S = 10.0
+WRITE_S = 60.0
+"""For the renames of a transaction, contents being staged already; beyond it the sandbox is given up."""
+
+
+@asynccontextmanager
+async def operation(channel: Channel) -> AsyncGenerator[Channel]:
+    """Whoever leaves a file operation in the middle ends it at the other side too, and waits until it has cleaned up.
+
+    Else its processes would stay stopped, or its staged files would stay in the project.
+    """
+    try:
+        yield channel
+    finally:
+        if channel.verdict is None:
+            with anyio.move_on_after(ABANDON_S, shield=True), contextlib.suppress(SandboxError):
+                await channel.reset()
+                await channel.finish()
+
+
 # -- into the container ------------------------------------------------------------------------------------------
 
 
 async def fill(mux: Mux, plan: Plan) -> None:
     """Send every draft its copy of the project, then let the guest remember how all roots look."""
     for draft in plan.fills:
-        channel = await mux.open("apply", roots=[draft.root])
-        packed = _packed(draft, plan.limits.workspace_bytes)
-        while piece := await anyio.to_thread.run_sync(next, packed, None):
-            await channel.send(piece)
-            if channel.verdict is not None:
-                break
-        await channel.finish()
+        async with operation(await mux.open("apply", roots=[draft.root])) as channel:
+            packed = _packed(draft, plan.limits.workspace_bytes)
+            while piece := await anyio.to_thread.run_sync(next, packed, None):
+                await channel.send(piece)
+                if channel.verdict is not None:
+                    break
+            await channel.finish()
     marked = plan.roots if plan.lease is None or plan.lease.purpose == "direct" else ()
     if marked:
         await (await mux.open("mark", roots=list(marked))).finish()
@@ -93,9 +116,9 @@ def _packed(draft: Fill, limit_bytes: int) -> Iterator[bytes]:
 
 async def restore(mux: Mux, roots: Sequence[str], snapshot: Snapshot, store: Store) -> None:
     """Make the roots look like a snapshot."""
-    channel = await mux.open("apply", roots=list(roots))
-    await _send_entries(channel, roots, _in_order(snapshot.entries), store)
-    await channel.finish()
+    async with operation(await mux.open("apply", roots=list(roots))) as channel:
+        await _send_entries(channel, roots, _in_order(snapshot.entries), store)
+        await channel.finish()
 
 
 def _in_order(entries: Sequence[Entry]) -> list[Entry]:
@@ -125,43 +148,38 @@ async def _send_entries(channel: Channel, roots: Sequence[str], entries: Sequenc
 
 async def listing(mux: Mux, path: str) -> tuple[Change, ...]:
     """Everything below a folder."""
-    channel = await mux.open("list", path=path)
-    rows = await _rows(channel, (path,), git=True)
-    await channel.finish()
+    async with operation(await mux.open("list", path=path)) as channel:
+        rows = await _rows(channel, (path,))
+        await channel.finish()
     return tuple(rows)
 
 
-async def _rows(channel: Channel, roots: Sequence[str], *, git: bool = False) -> list[Change]:
+async def _rows(channel: Channel, roots: Sequence[str]) -> list[Change]:
     changes: list[Change] = []
     while rows := await channel.record():
         if not isinstance(rows, list) or len(changes) + len(rows) > MAX_ENTRIES:
             raise SnapshotError(
                 f"more than {MAX_ENTRIES} changed paths; an agent that unpacks that much should be told to clean up"
             )
-        changes += [_change(row, roots, git=git) for row in rows]
+        changes += [_change(row, roots) for row in rows]
     return changes
 
 
-def _change(row: object, roots: Sequence[str], *, git: bool) -> Change:
+def _change(row: object, roots: Sequence[str]) -> Change:
     match row:
         case [int(root), str(path), "file" | "link" | "dir" | "gone" as kind, int(mode), int(size), str(target), int()] if (
-            0 <= root < len(roots) and size >= 0 and len(target.encode("utf-8", "surrogateescape")) <= MAX_TARGET_BYTES
+            0 <= root < len(roots) and size >= 0
         ):
-            checked = path if git or _inside_git(path) else check_path(path)
-            return Change(root=roots[root], path=checked, kind=kind, mode=mode & 0o777, size=size, target=target)
+            check_path(path, git=True)
+            check_target(target)
+            return Change(root=roots[root], path=path, kind=kind, mode=mode & 0o777, size=size, target=target)
         case _:
             raise SnapshotError(f"a container sent an unknown row: {str(row)[:200]}")
 
 
 def _inside_git(path: str) -> bool:
     """An agent may keep a repository of its own in its draft: honest, and never part of a snapshot."""
-    try:
-        check_path(path)
-    except SnapshotError as error:
-        if "git folder" in str(error):
-            return True
-        raise
-    return False
+    return any(map(is_git_name, path.split("/")))
 
 
 async def snapshot(
@@ -171,35 +189,35 @@ async def snapshot(
     keep: Callable[[Sequence[Change]], Collection[int]] | None,
 ) -> Snapshot:
     """See `Sandbox.snapshot`."""
-    channel = await mux.open("pack", roots=list(roots))
-    changes = list(await _rows(channel, roots))
-    clean = [i for i, c in enumerate(changes) if not _inside_git(c.path)]
-    shown = [changes[i] for i in clean]
-    kept = range(len(shown)) if keep is None else await anyio.to_thread.run_sync(lambda: sorted(keep(shown)))
-    chosen = [clean[i] for i in kept]
-    files = [i for i in chosen if changes[i].kind == "file"]
-    if sum(changes[i].size for i in files) > MAX_TOTAL_BYTES:
-        raise SnapshotError(f"an answer of more than {MAX_TOTAL_BYTES // 1024**2} MiB is not taken")
-    await channel.send_record({"want": files})
-    hashes = await _hashes(channel, set(files))
-    lacking = [i for i in files if hashes.get(i) and not store.has(hashes[i])]
-    unique = list({hashes[i]: i for i in lacking}.values())
-    await channel.send_record({"want": unique})
-    for i in unique:
-        await _blob(channel, store, hashes[i], changes[i].size)
-    await channel.finish()
+    async with operation(await mux.open("pack", roots=list(roots))) as channel:
+        changes = await _rows(channel, roots)
+        clean = [i for i, c in enumerate(changes) if not _inside_git(c.path)]
+        shown = [changes[i] for i in clean]
+        kept = range(len(shown)) if keep is None else await anyio.to_thread.run_sync(lambda: sorted(keep(shown)))
+        chosen = [clean[i] for i in kept]
+        files = [i for i in chosen if changes[i].kind == "file"]
+        if sum(changes[i].size for i in files) > MAX_TOTAL_BYTES:
+            raise SnapshotError(f"an answer of more than {MAX_TOTAL_BYTES // 1024**2} MiB is not taken")
+        await channel.send_record({"want": files})
+        hashes = await _hashes(channel, set(files))
+        lacking = [i for i in files if hashes.get(i) and not store.has(hashes[i])]
+        unique = list({hashes[i]: i for i in lacking}.values())
+        await channel.send_record({"want": unique})
+        for i in unique:
+            await _blob(channel, store, hashes[i], changes[i].size)
+        await channel.finish()
     entries = [
         Entry(root=c.root, path=c.path, kind=c.kind, mode=c.mode, size=c.size, sha256=hashes.get(i, ""), target=c.target)
         for i, c in ((i, changes[i]) for i in chosen)
         if c.kind != "file" or hashes.get(i)
     ]
-    left_out = tuple(f"{changes[i].root}/{changes[i].path}" for i in files if not hashes.get(i))
+    left_out = tuple(f"{changes[i].root}/{changes[i].path}".rstrip("/") for i in files if not hashes.get(i))
     return Snapshot(entries=tuple(entries), left_out=left_out)
 
 
 async def _hashes(channel: Channel, wanted: Collection[int]) -> dict[int, str]:
     hashes: dict[int, str] = {}
-    while rows := await channel.record():
+    while rows := await _list(channel):
         for row in rows:
             match row:
                 case [int(i), str(sha)] if i in wanted and (not sha or _is_sha(sha)):
@@ -207,6 +225,13 @@ async def _hashes(channel: Channel, wanted: Collection[int]) -> dict[int, str]:
                 case _:
                     raise SnapshotError(f"a container sent an unknown hash: {str(row)[:120]}")
     return hashes
+
+
+async def _list(channel: Channel) -> list[Any]:
+    rows = await channel.record()
+    if not isinstance(rows, list):
+        raise SnapshotError(f"a container sent {str(rows)[:80]} where a list belongs")
+    return rows
 
 
 def _is_sha(text: str) -> bool:
@@ -233,25 +258,37 @@ async def _blob(channel: Channel, store: Store, sha256: str, size: int) -> None:
 # -- the lease -----------------------------------------------------------------------------------------------------
 
 
-async def commit(mux: Mux, lease: Lease, snapshot: Snapshot, store: Store, expected: Mapping[tuple[str, str], str]) -> Snapshot:
+async def commit(
+    mux: Mux,
+    lease: Lease,
+    snapshot: Snapshot,
+    store: Store,
+    expected: Mapping[tuple[str, str], str],
+    *,
+    mounts: Sequence[str],
+) -> Snapshot:
     """See `Sandbox.commit` and `guest/commit.py`."""
     roots = [str(p) for p in lease.paths]
     entries = [e for e in _in_order(snapshot.entries) if e.root != WORKSPACE]
     for entry in entries:
         _check_link(entry)
-    channel = await mux.open("commit", roots=roots, token=lease.token[:16])
-    await _send_entries(channel, roots, entries, store)
-    states = await _states(channel, len(entries))
-    _check_states(entries, states, expected)
-    preimages = {i: s for i, s in enumerate(states) if s.get("kind") == "file"}
-    lacking = [i for i, s in preimages.items() if not store.has(str(s["sha256"]))]
-    await channel.send_record({"want": lacking})
-    for i in lacking:
-        await _blob(channel, store, str(states[i]["sha256"]), int(states[i]["size"]))
-    undo = Snapshot(entries=tuple(_preimage(e, s) for e, s in zip(entries, states, strict=True)))
-    await anyio.to_thread.run_sync(store.put_snapshot, undo)
-    await channel.send_record({"go": True})
-    verdict = await channel.finish()
+    async with operation(await mux.open("commit", roots=roots, mounts=list(mounts), token=lease.token[:16])) as channel:
+        await _send_entries(channel, roots, entries, store)
+        states = await _states(channel, len(entries))
+        _check_states(entries, states, expected)
+        preimages = {i: s for i, s in enumerate(states) if s.get("kind") == "file"}
+        lacking = [i for i, s in preimages.items() if not store.has(str(s["sha256"]))]
+        await channel.send_record({"want": lacking})
+        for i in lacking:
+            await _blob(channel, store, str(states[i]["sha256"]), int(states[i]["size"]))
+        undo = Snapshot(entries=tuple(_preimage(e, s) for e, s in zip(entries, states, strict=True)))
+        await anyio.to_thread.run_sync(store.put_snapshot, undo)
+        with anyio.move_on_after(WRITE_S, shield=True):  # leaving in the middle would leave the project half written
+            await channel.send_record({"go": True})
+            await channel.finish()
+        verdict = channel.check()
+    if verdict.get("torn"):
+        raise GuestError(f"half written, and could not be put back: {verdict['torn']}: {verdict.get('why')}", op="commit")
     if not verdict.get("written"):
         paths = tuple(str(p) for p in verdict.get("refused", ()))
         raise Drift(f"nothing was written: {', '.join(paths)}: {verdict.get('why', 'refused')}", paths=paths)
@@ -271,7 +308,7 @@ def _check_link(entry: Entry) -> None:
 
 async def _states(channel: Channel, count: int) -> list[dict[str, Any]]:
     states: list[dict[str, Any]] = []
-    while rows := await channel.record():
+    while rows := await _list(channel):
         for row in rows:
             match row:
                 case [int(i), {"kind": str()} as state] if i == len(states) < count:
@@ -286,12 +323,16 @@ async def _states(channel: Channel, count: int) -> list[dict[str, Any]]:
 def _check_states(entries: Sequence[Entry], states: Sequence[Mapping[str, Any]], expected: Mapping[tuple[str, str], str]) -> None:
     drifted: list[str] = []
     foreign: list[str] = []
-    for entry, state in zip(entries, states, strict=True):
+    pairs = list(zip(entries, states, strict=True))
+    becoming = {(e.root, e.path) for e, s in pairs if e.kind == "dir" and s["kind"] in ("file", "link")}
+    for entry, state in pairs:
         place = f"{entry.root}/{entry.path}".rstrip("/")
         if state.get("foreign") and entry.kind != "dir":
             foreign.append(place)
         want = expected.get((entry.root, entry.path))
         have = _signature(state)
+        if have == "blocked" and any((entry.root, above) in becoming for above in _above(entry.path)):
+            have = ""  # what is in the way becomes a folder in this very transaction
         if want is None:
             raise LeaseError(f"no expectation for {place}; every touched path needs one", op="commit")
         if have != want and not (entry.kind == "dir" and have == "dir") and not (entry.kind == "gone" and have == ""):
@@ -300,6 +341,12 @@ def _check_states(entries: Sequence[Entry], states: Sequence[Mapping[str, Any]],
         raise LeaseError(f"these files belong to another user and are not written: {', '.join(foreign)}", op="commit")
     if drifted:
         raise Drift(f"changed since the agents saw them, nothing was written: {', '.join(drifted)}", paths=tuple(drifted))
+
+
+def _above(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _signature(state: Mapping[str, Any]) -> str:

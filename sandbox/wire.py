@@ -117,6 +117,10 @@ class Records:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    def __len__(self) -> int:
+        """Bytes that nobody has taken yet."""
+        return len(self._buffer)
+
     def feed(self, chunk: bytes) -> None:
         """More bytes of the stream."""
         self._buffer += chunk

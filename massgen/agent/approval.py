@@ -17,18 +17,25 @@ PATCH_CHARS = 4000
 TEXT_CHARS = 3000
 
 
-async def best(model: Model, task: str, current: Callable[[], tuple[ShownAnswer, ...]]) -> Decision:
+Scores = dict[tuple[str, bool], float]
+"""What was found before, by answer and whether its test result was known: an answer never changes, so it is asked once."""
+
+
+async def best(model: Model, task: str, current: Callable[[], tuple[ShownAnswer, ...]], scores: Scores) -> Decision:
     """A vote for the best of `current()`, which may grow meanwhile; a tie goes to the first. Raises: ModelError."""
-    scores: dict[str, float] = {}
-    while missing := [answer for answer in current() if answer.id not in scores]:
-        scores[missing[0].id] = await _score(model, task, missing[0])
+    while missing := [answer for answer in current() if _key(answer) not in scores]:
+        scores[_key(missing[0])] = await _score(model, task, missing[0])
     answers = current()
     if not answers:
         return Failed(why="there are no answers to vote for")
-    chosen = max(answers, key=lambda answer: scores[answer.id])
-    said = ", ".join(f"{answer.label} {scores[answer.id]:+.1f}" for answer in answers)
+    chosen = max(answers, key=lambda answer: scores[_key(answer)])
+    said = ", ".join(f"{answer.label} {scores[_key(answer)]:+.1f}" for answer in answers)
     tested = f"tests {prompts.verdict(chosen)}; " if chosen.verify else ""
     return Voted(label=chosen.label, reason=f"{tested}approval scores: {said}", seen=tuple(answer.id for answer in answers))
+
+
+def _key(answer: ShownAnswer) -> tuple[str, bool]:
+    return answer.id, answer.verify is not None
 
 
 async def _score(model: Model, task: str, answer: ShownAnswer) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 
 from massgen.agent.acting import perform
-from massgen.agent.approval import best
+from massgen.agent.approval import Scores, best
 from massgen.agent.calls import Caller
 from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
 from massgen.agent.excerpt import Excerpt, Suspect, excerpt, longest_block, question, read_suspects
@@ -100,6 +100,7 @@ class RepairSession:
         self._body: Endpoint | None = None
         self._acts = 0
         self._answers: tuple[ShownAnswer, ...] = ()
+        self._scores: Scores = {}
 
     @property
     def transcript(self) -> tuple[Message, ...]:
@@ -123,7 +124,7 @@ class RepairSession:
             return Presented(text=own.text) if own else Failed(why="there is no answer of its own to present")
         try:
             if view.answers and (own is not None or not view.may_answer):
-                return await best(self._caller.model, view.task, lambda: self._answers)
+                return await best(self._caller.model, view.task, lambda: self._answers, self._scores)
             if not any(place.mode != "read" for place in view.paths):
                 return await self._plain(view, "")
             async with open_endpoint(self._box, cwd=self._cwd, env=ENV, command_timeout_s=self._first_run_timeout_s) as body:

@@ -77,6 +77,10 @@ class Archive:
         ordered = sorted(answers, key=lambda answer: owner(answer) == viewer)
         return tuple(self._shown(self._answers[answer], viewer) for answer in ordered)
 
+    def judged(self, answers: tuple[str, ...]) -> bool:
+        """Whether each of them has its verdict."""
+        return all(answer in self._verdicts for answer in answers)
+
     def _shown(self, answer: Answer, viewer: str) -> ShownAnswer:
         label = owner(answer.id)
         return ShownAnswer(

@@ -68,6 +68,8 @@ class Seat:
     """Its session in a container, going on from a transcript."""
     own: tuple[Mount, ...] = ()
     """Read paths that it alone sees."""
+    needs_verdicts: bool = False
+    """It judges by test results: it looks at answers when each has been verified, not before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,7 @@ class Coordination:
         self._end: Select | Finish | None = None
         self._cut: TimeUp | UserStop | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._verdict = anyio.Event()
 
     async def run(self, patience: Patience) -> Decided:
         """Until it is decided, or patience runs out."""
@@ -164,7 +167,9 @@ class Coordination:
             case StartLook():
                 self._chairs[action.agent].wake.set()
             case Notify():
-                self._chairs[action.agent].notify(self._archive.shown(action.answers, action.agent))
+                chair = self._chairs[action.agent]
+                if not chair.seat.needs_verdicts:  # else its vote will be stale, and it looks again with the verdict
+                    chair.notify(self._archive.shown(action.answers, action.agent))
             case StartVerify():
                 if self._tasks:
                     self._tasks.start_soon(self._verify, action.answer, self._archive.get(action.answer).snapshot)
@@ -209,7 +214,10 @@ class Coordination:
 
     async def _look(self, chair: _Chair, box: Sandbox, session: Session) -> None:
         # The set of now, not that of the action: an answer may have come between the two.
-        label, latest = chair.seat.label, self.state.latest
+        label = chair.seat.label
+        while self._verifier and chair.seat.needs_verdicts and not self._archive.judged(self.state.latest):
+            await self._verdict.wait()
+        latest = self.state.latest
         shown = self._archive.shown(latest, label)
         view = View(
             phase="coordination",
@@ -271,6 +279,8 @@ class Coordination:
             return
         verdict = await self._verifier.check(answer, snapshot, agent="" if answer == "base" else owner(answer))
         self._tell(verdict, then=lambda: self._archive.add_verdict(verdict))
+        self._verdict.set()
+        self._verdict = anyio.Event()
 
     async def _watch_clock(self, deadline: float) -> None:
         await anyio.sleep_until(deadline)

@@ -28,6 +28,10 @@ class EngineFacts:
     cpus: int
     memory_bytes: int
     security: tuple[str, ...]
+    id: str = ""
+    """Tells this installation from any other."""
+    isolates: bool = True
+    """False for the fake: there is nothing to prove."""
     missing: tuple[str, ...] = ()
     """Limits that this engine cannot enforce; any of them stops a run."""
 

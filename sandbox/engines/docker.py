@@ -21,6 +21,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 import docker
+import docker.constants
 import docker.errors
 import docker.types
 import requests.exceptions
@@ -37,6 +38,8 @@ Client = Any
 
 CALL_S = 30.0
 GONE_S = 20.0
+HEARD = 3
+"""Turns of the event loop until whoever waits on the socket has heard that it is shut down: closed under them, it logs errors."""
 LAST_WORDS_BYTES = 64 * 1024
 READ_BYTES = 256 * 1024
 _HEADER = struct.Struct(">BxxxL")
@@ -49,7 +52,7 @@ class DockerEngine:
     def __init__(self, address: dict[str, Any], version: str) -> None:
         self._address = address
         self._version = version
-        self.api = tuple(int(part) for part in version.split("."))
+        self.api = _numbers(version)
         self._facts: EngineFacts | None = None
 
     @classmethod
@@ -58,11 +61,13 @@ class DockerEngine:
         address = kwargs_from_env(environment=dict(os.environ) if environment is None else environment)
 
         def version() -> str:
-            client = docker.APIClient(version="auto", timeout=CALL_S, **address)
+            # Not version="auto": where no engine answers, that raises in the constructor, with a socket that nobody can close.
+            client = docker.APIClient(version=docker.constants.DEFAULT_DOCKER_API_VERSION, timeout=CALL_S, **address)
             try:
-                return str(client._version)  # noqa: SLF001 - the negotiated version has no public name
+                offered = str(client.version(api_version=False)["ApiVersion"])
             finally:
                 client.close()
+            return min(offered, str(docker.constants.DEFAULT_DOCKER_API_VERSION), key=_numbers)
 
         return cls(address, await _call(version))
 
@@ -89,6 +94,7 @@ class DockerEngine:
                 cpus=int(info.get("NCPU") or 1),
                 memory_bytes=int(info.get("MemTotal") or 0),
                 security=tuple(map(str, info.get("SecurityOptions") or [])),
+                id=str(info.get("ID", "")),
                 missing=tuple(missing),
             )
         return self._facts
@@ -147,7 +153,15 @@ class DockerEngine:
             attached = client.attach_socket(container, params=params)
             raw = getattr(attached, "_sock", attached)
             ours = socket.socket(fileno=os.dup(raw.fileno()))
-            client.start(container)
+            # The SDK's own descriptor would stay open until the garbage collector comes by; meanwhile epoll still knows the
+            # connection under a number that is ours no more, and the event loop spins.
+            attached.close()
+            raw.close()
+            try:
+                client.start(container)
+            except BaseException:
+                ours.close()
+                raise
             return container, ours
 
         try:
@@ -254,8 +268,14 @@ class DockerLink:
         self._closed = True
         with contextlib.suppress(OSError):  # the other side was faster
             self._raw.shutdown(socket.SHUT_RDWR)
+        for _ in range(HEARD):
+            await anyio.lowlevel.cancel_shielded_checkpoint()
         await self._stream.aclose()
         await self._engine._remove(self._name)  # noqa: SLF001 - the two classes are one module's secret
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 async def _stream(raw: socket.socket) -> anyio.abc.SocketStream:

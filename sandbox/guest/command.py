@@ -6,13 +6,14 @@ before draining is what keeps a daemonised grandchild that holds the pipe from h
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
-import subprocess
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from sandbox.guest import birth
 from sandbox.wire import CLOSE, WINDOW, WireError, control_frame, credit_frame, data_frame
 
 if TYPE_CHECKING:
@@ -46,21 +47,17 @@ class Command:
         self._ooms = guest.world.oom_kills()
         self._input: deque[bytes] = deque()
         self._input_ended = not request.get("stdin")
-        self._child = subprocess.Popen(
-            [guest.world.argument(a) for a in argv],
-            stdin=subprocess.DEVNULL if self._input_ended else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=guest.world.path(str(request.get("cwd") or "/")),
-            env={str(k): str(v) for k, v in env.items()},
-            start_new_session=True,
-        )
-        self.pid = self._child.pid
+        with guest.births:
+            born = birth.start(
+                [guest.world.argument(a) for a in argv],
+                {str(k): str(v) for k, v in env.items()},
+                guest.world.path(str(request.get("cwd") or "/")),
+                feed=not self._input_ended,
+            )
+        self.pid = born.pid
         guest.world.adopt(guest, self.pid)
-        self._stdin: int | None = None
-        if self._child.stdin is not None:
-            self._stdin = _own(self._child.stdin)
-        self._outputs = {_own(self._child.stdout): 1, _own(self._child.stderr): 2}
+        self._stdin = None if born.stdin is None else _own(born.stdin)
+        self._outputs = {_own(born.stdout): 1, _own(born.stderr): 2}
         self._watched = True
         for fd in self._outputs:
             guest.watch_read(fd, self.readable)
@@ -106,6 +103,7 @@ class Command:
     def granted(self, count: int) -> None:
         """The host can take more output."""
         self.credit += count
+        self.drain_until = time.monotonic() + DRAIN_S  # the wait for a slow host does not count
         if self.credit > 0:
             self._resume()
 
@@ -174,7 +172,6 @@ class Command:
 
     def leader_ended(self, status: int, usage: Any) -> None:
         """The loop reaped our leader: judge, and kill what it left."""
-        self._child.returncode = 0  # reaped by the loop; Popen must not wait again
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         reason = "exited" if number is None else "signalled"
@@ -211,14 +208,10 @@ class Command:
         return True
 
 
-def _own(pipe: Any) -> int:
-    """A non-blocking descriptor that outlives the file object."""
-    fd = os.dup(pipe.fileno())
-    pipe.close()
+def _own(fd: int) -> int:
+    """Our end of a pipe: never waits, and holds what it can."""
     os.set_blocking(fd, False)
     try:
-        import fcntl
-
         fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
     except OSError:
         pass  # beyond the user's pipe budget: slower, not wrong

@@ -5,8 +5,10 @@
     host → which contents it lacks, guest → those bytes (the preimages, stored before anything is renamed)
     host → go or abort             each path is checked once more just before its rename
 
-Every path is opened component by component without following links. A root that is a single file is written in place: over
-a single-file mount there is no rename. Files of another owner are refused: the lease speaks for one user.
+Staged files lie on the mount of their target, because rename(2) does not cross mounts, not even two of one file system. Folders
+are writable for us while we work, their modes come last. Every path is looked at component by component without following
+links. A root that is a single file is written in place: over a single-file mount there is no rename. Files of another owner
+are refused: the lease speaks for one user.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ class Step:
         self.staged = ""
         self.backup = ""
         self.before: State = {}
+        self.made: list[str] = []
         self.done = False
+        """Something of the project went aside for it."""
+        self.placed = False
 
     def look(self) -> State:
         """What the path holds now, through real folders only."""
@@ -86,10 +91,10 @@ def _sha256(path: str) -> str:
 def commit(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     """See the module. The verdict's `refused` lists paths that changed at the last moment or could not be written."""
     roots = [task.guest.world.path(str(r)) for r in request["roots"]]
-    stages: dict[str, str] = {}
+    stages = Stages(roots + [task.guest.world.path(str(m)) for m in request.get("mounts", [])], str(request["token"]))
     steps: list[Step] = []
     try:
-        _receive(task, roots, str(request["token"]), stages, steps)
+        _receive(task, roots, stages, steps)
         for step in steps:
             step.before = step.look()
         rows = [[s.number, s.before] for s in steps]
@@ -102,11 +107,38 @@ def commit(task: Task, request: dict[str, Any]) -> dict[str, Any]:
             return {"written": False}
         return _write(steps, stages)
     finally:
-        for stage in stages.values():
-            _clear(stage)
+        stages.clear()
 
 
-def _receive(task: Task, roots: list[str], token: str, stages: dict[str, str], steps: list[Step]) -> None:
+class Stages:
+    """One folder per mount for what is about to be renamed, and for what was there before."""
+
+    def __init__(self, mounts: list[str], token: str) -> None:
+        self._mounts = sorted(set(mounts), key=len, reverse=True)
+        self._token = token
+        self._folders: dict[str, str] = {}
+
+    def place(self, step: Step, name: str) -> str:
+        """Where a file of this step can wait. Raises OSError."""
+        mount = next((m for m in self._mounts if step.place.startswith(m.rstrip("/") + "/")), step.root) if step.path else "/tmp"
+        folder = self._folders.get(mount)
+        if folder is None:
+            folder = os.path.join(mount, STAGE + self._token)
+            os.mkdir(folder, 0o700)
+            self._folders[mount] = folder
+        return os.path.join(folder, name + str(step.number))
+
+    def keep(self) -> None:
+        """What could not be put back stays where a person can find it."""
+        self._folders = {}
+
+    def clear(self) -> None:
+        """Remove them."""
+        for folder in self._folders.values():
+            _clear(folder)
+
+
+def _receive(task: Task, roots: list[str], stages: Stages, steps: list[Step]) -> None:
     while True:
         row = task.receive_record()
         if not row:
@@ -115,16 +147,7 @@ def _receive(task: Task, roots: list[str], token: str, stages: dict[str, str], s
         steps.append(step)
         if step.kind != "file":
             continue
-        if step.path:
-            stage = stages.get(step.root)
-            if stage is None:
-                stage = os.path.join(step.root, STAGE + token)
-                os.mkdir(stage, 0o700)
-                stages[step.root] = stage
-        else:
-            stage = stages.setdefault("", "/tmp/stage-" + token)
-            os.makedirs(stage, 0o700, exist_ok=True)
-        step.staged = os.path.join(stage, f"new{step.number}")
+        step.staged = stages.place(step, "new")
         fd = os.open(step.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             receive_file(task, fd, step.size)
@@ -134,7 +157,7 @@ def _receive(task: Task, roots: list[str], token: str, stages: dict[str, str], s
             os.close(fd)
 
 
-def _write(steps: list[Step], stages: dict[str, str]) -> dict[str, Any]:
+def _write(steps: list[Step], stages: Stages) -> dict[str, Any]:
     """All of it, or, after the first trouble, back to how it was."""
     order = sorted((s for s in steps if s.kind == "gone"), key=lambda s: s.path, reverse=True)
     order += sorted((s for s in steps if s.kind == "dir"), key=lambda s: s.path)
@@ -142,80 +165,104 @@ def _write(steps: list[Step], stages: dict[str, str]) -> dict[str, Any]:
     current: Step | None = None
     try:
         for current in order:
+            _open(current)
+        for current in order:
             _one(current, stages)
-    except (OSError, Refused) as error:
-        for step in reversed(order):
-            _revert(step)
+        for current in reversed(order):
+            if current.kind == "dir":
+                _mode(current.place, current.mode)
+    except Exception as error:  # noqa: BLE001 - whatever stopped us, the project goes back to how it was
+        torn = _revert_all(order)
+        if torn:
+            stages.keep()
         path = current.place if current else ""
-        return {"written": False, "refused": [path], "why": getattr(error, "strerror", None) or str(error)}
+        return {"written": False, "refused": [path], "why": getattr(error, "strerror", None) or str(error), "torn": torn}
     for folder in sorted({os.path.dirname(s.place) for s in steps}):
         _sync(folder)
     return {"written": True}
 
 
-def _one(step: Step, stages: dict[str, str]) -> None:
+def _open(step: Step) -> None:
+    """A read-only folder that this transaction names: writable until its end."""
+    if step.before["kind"] == "dir" and step.path:
+        _mode(step.place, step.before["mode"] & 0o777 | 0o700)
+
+
+def _mode(folder: str, mode: int) -> None:
+    if os.lstat(folder).st_mode & 0o777 != mode:
+        os.chmod(folder, mode)
+
+
+def _one(step: Step, stages: Stages) -> None:
     now = step.look()
-    if now != step.before and not (step.before["kind"] in ("dir", "blocked") or now["kind"] == "dir"):
+    if _changed(step.before, now):
         raise Refused("it changed while it was being written")
     if not step.path:
         _in_place(step, now)
-    elif now["kind"] == "dir" and step.kind == "dir":
-        os.chmod(step.place, step.mode)
-        step.done = True
-    elif now["kind"] == "dir" and step.kind == "gone":
-        try:
-            os.rmdir(step.place)
-            step.done = True
-        except OSError:
-            pass  # it holds files that the agent was never shown
-    else:
-        _make_way(step, now["kind"], stages)
+    elif now["kind"] == step.kind == "dir":
+        return
+    elif _make_way(step, now["kind"], stages) and step.kind != "gone":
         _put(step)
 
 
-def _make_way(step: Step, kind: str, stages: dict[str, str]) -> None:
-    """Move what is there aside, where a failure later can bring it back."""
+def _changed(before: State, now: State) -> bool:
+    if before["kind"] == "blocked":
+        return bool(now["kind"] != "none")  # what was in the way has just become a folder
+    if now["kind"] == "dir":
+        return bool(before["kind"] != "dir")  # its times and its size have changed by our own work
+    return now != before
+
+
+def _make_way(step: Step, kind: str, stages: Stages) -> bool:
+    """What is there goes aside; False for a folder that has to stay. Raises OSError, Refused."""
     if kind == "dir":
-        os.rmdir(step.place)
+        try:
+            os.rmdir(step.place)
+        except OSError:
+            if step.kind != "gone":
+                raise
+            _mode(step.place, step.before["mode"] & 0o777)
+            return False  # it holds files that the agent was never shown
         step.done = True
     elif kind in ("file", "link"):
-        step.backup = os.path.join(_stage(step, stages), f"old{step.number}")
-        os.rename(step.place, step.backup)
+        backup = stages.place(step, "old")
+        os.rename(step.place, backup)
+        step.backup = backup
         step.done = True
     elif kind != "none":
         raise Refused("something that is neither file, folder nor link is in the way")
+    return True
 
 
 def _put(step: Step) -> None:
-    """The new thing, where nothing is any more."""
-    if step.kind == "gone":
-        return
-    os.makedirs(os.path.dirname(step.place), exist_ok=True)
+    _parents(step)
     if step.kind == "dir":
-        os.mkdir(step.place)
-        os.chmod(step.place, step.mode)
+        os.mkdir(step.place, 0o700)
     elif step.kind == "link":
         os.symlink(step.target, step.place)
     else:
         os.rename(step.staged, step.place)
-    step.done = True
+    step.placed = True
 
 
-def _stage(step: Step, stages: dict[str, str]) -> str:
-    stage = stages.get(step.root)
-    if stage is None:
-        stage = os.path.join(step.root, STAGE + os.urandom(8).hex())
-        os.mkdir(stage, 0o700)
-        stages[step.root] = stage
-    return stage
+def _parents(step: Step) -> None:
+    """Folders above that no entry names."""
+    missing = []
+    parent = os.path.dirname(step.place)
+    while not os.path.lexists(parent):
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    for folder in reversed(missing):
+        os.mkdir(folder, 0o755)
+        step.made.append(folder)
 
 
 def _in_place(step: Step, now: State) -> None:
     """A single-file mount: no rename is possible over it, so keep the old bytes aside and overwrite."""
     if step.kind != "file" or now["kind"] != "file":
         raise Refused("a write path that is one file can only be overwritten, not removed or replaced")
+    _copy(step.place, step.staged + ".old")
     step.backup = step.staged + ".old"
-    _copy(step.place, step.backup)
     step.done = True
     _copy(step.staged, step.place)
     os.chmod(step.place, step.mode)
@@ -238,25 +285,37 @@ def _copy(source: str, target: str) -> None:
         os.close(writer)
 
 
+def _revert_all(order: list[Step]) -> list[str]:
+    """Every path back as it was; returns those that could not be."""
+    torn = []
+    for step in reversed(order):
+        try:
+            _revert(step)
+        except OSError:
+            torn.append(step.place)
+    for step in order:
+        try:
+            if step.before["kind"] == "dir" and step.path:
+                _mode(step.place, step.before["mode"] & 0o777)
+        except OSError:
+            torn.append(step.place)
+    return torn
+
+
 def _revert(step: Step) -> None:
     """Put one path back as it was."""
-    if not step.done:
-        return
-    kind = step.before["kind"]
-    if not step.path:
+    if step.done and not step.path:
         _copy(step.backup, step.place)
         os.chmod(step.place, step.before["mode"] & 0o777)
         return
-    if step.kind != "gone" and not (kind == "dir" and step.kind == "dir"):
-        try:
-            (os.rmdir if step.kind == "dir" else os.unlink)(step.place)
-        except OSError:
-            pass
+    if step.placed:
+        (os.rmdir if step.kind == "dir" else os.unlink)(step.place)
+    for folder in reversed(step.made):
+        os.rmdir(folder)
     if step.backup:
         os.rename(step.backup, step.place)
-    elif kind == "dir":
-        os.makedirs(step.place, exist_ok=True)
-        os.chmod(step.place, step.before["mode"] & 0o777)
+    elif step.done and step.before["kind"] == "dir":
+        os.makedirs(step.place, 0o700, exist_ok=True)
 
 
 def _clear(stage: str) -> None:

@@ -24,33 +24,47 @@ Mark = tuple[str, int, int, int, int, int, str]
 Listing = dict[str, Mark]
 
 
-def walk(root: str) -> Iterator[tuple[str, Mark]]:
+def walk(root: str, closed: set[str] | None = None) -> Iterator[tuple[str, Mark]]:
     """Everything below a root in the order parents before children, without leaving its file system.
 
-    A root that is a file is one entry with the empty path. Folders that cannot be listed count as empty.
+    A root that is a file is one entry with the empty path; one that is missing has none. Folders that cannot be listed or
+    searched count as empty and are added to `closed`; what vanishes meanwhile is left out.
     """
-    top = os.lstat(root)
+    try:
+        top = os.lstat(root)
+    except FileNotFoundError:
+        return
     if not stat.S_ISDIR(top.st_mode):
-        yield "", _mark(root, top)
+        mark = _mark(root, top)
+        if mark[0]:
+            yield "", mark
         return
     pending = [""]
     while pending:
         folder = pending.pop()
         try:
             with os.scandir(os.path.join(root, folder)) as found:
-                entries = sorted(found, key=lambda e: e.name)
-        except PermissionError:
+                marks = list(_marks(sorted(found, key=lambda e: e.name), top.st_dev))
+        except OSError:
+            if closed is not None:
+                closed.add(folder)
             continue
-        for entry in entries:
-            path = folder + "/" + entry.name if folder else entry.name
-            about = entry.stat(follow_symlinks=False)
-            if about.st_dev != top.st_dev:
-                continue  # something mounted here: not ours to report
-            mark = _mark(entry.path, about)
-            if mark[0]:
-                yield path, mark
+        for name, mark in marks:
+            path = folder + "/" + name if folder else name
+            yield path, mark
             if mark[0] == "dir":
                 pending.append(path)
+
+
+def _marks(entries: list[os.DirEntry[str]], device: int) -> Iterator[tuple[str, Mark]]:
+    for entry in entries:
+        try:
+            about = entry.stat(follow_symlinks=False)
+            mark = _mark(entry.path, about)
+        except FileNotFoundError:
+            continue  # it vanished; any other trouble means that the folder cannot be searched
+        if mark[0] and about.st_dev == device:  # else something mounted here: not ours to report
+            yield entry.name, mark
 
 
 def _mark(path: str, about: os.stat_result) -> Mark:
@@ -71,10 +85,21 @@ def _same(old: Mark, new: Mark) -> bool:
     return old == new
 
 
+def _hidden(path: str, closed: set[str]) -> bool:
+    """Below a folder that could not be listed: not seen is not gone."""
+    while closed and path:
+        path = path.rpartition("/")[0]
+        if path in closed:
+            return True
+    return False
+
+
 def list_folder(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     """Rows of everything below `path`."""
     rows: list[Any] = []
-    for path, mark in walk(task.guest.world.path(str(request["path"]))):
+    place = task.guest.world.path(str(request["path"]))
+    os.lstat(place)
+    for path, mark in walk(place):
         rows.append([0, path, mark[0], mark[1], mark[2], mark[6], mark[3]])
         if len(rows) >= ROWS:
             task.send_record(rows)
@@ -119,7 +144,8 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     Every other process is stopped meanwhile, so no file is torn and nothing is swapped under the walk.
     """
     world = task.guest.world
-    world.stop_all()
+    with task.guest.births:
+        world.stop_all()
     try:
         found: list[tuple[str, int]] = []
         rows: list[Any] = []
@@ -127,12 +153,14 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
             place = world.path(root)
             before = task.guest.baselines.get(root, {})
             seen: set[str] = set()
+            closed: set[str] = set()
             changed: list[Any] = []
-            for path, now in walk(place):
+            for path, now in walk(place, closed):
                 seen.add(path)
                 if path not in before or not _same(before[path], now):
                     changed.append([index, path, now[0], now[1], now[2], now[6], now[3]])
-            changed.extend([index, path, "gone", 0, 0, "", 0] for path in before if path not in seen)
+            gone = [path for path in before if path not in seen and not _hidden(path, closed)]
+            changed.extend([index, path, "gone", 0, 0, "", 0] for path in gone)
             for row in changed:
                 found.append((os.path.join(place, row[1]) if row[1] else place, row[4]))
                 rows.append(row)
@@ -150,7 +178,8 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         for i in task.receive_record()["want"]:
             send_file(task, found[i][0])
     finally:
-        world.go_all()
+        if not task.guest.stopped:
+            world.go_all()
     return {}
 
 

@@ -37,6 +37,9 @@ from sandbox.wire import (
 Ready = Callable[[int], None]
 CHUNK = 256 * 1024
 MAX_COMMANDS = 64
+ABANDON_S = 30.0
+STALL_S = 5
+"""How long the loop may stand still before everything else is killed; twice that, and the guest ends itself."""
 
 WORK: dict[str, Work] = {
     "list": files.list_folder,
@@ -75,6 +78,13 @@ class Guest:
         self._silence_s = 0.0
         self._on_silence = on_silence
         self._closed = False
+        self._over = threading.Event()
+        self._clock = threading.Thread(target=self._watch_clock, daemon=True)
+        self._turns = 0
+        self.births = threading.Lock()
+        """Held while a child is born: whoever stopped it before its exec would stop us too, who wait for that."""
+        self.stopped = False
+        """The host asked for it: a snapshot in between does not let anything go on."""
 
     # -- descriptors -----------------------------------------------------------------------------------------
 
@@ -208,7 +218,8 @@ class Guest:
                     raise OSError(11, f"{MAX_COMMANDS} commands run already")
                 self._channels[number] = Command(self, number, request)
             elif op in ("stop", "go"):
-                (self.world.stop_all if op == "stop" else self.world.go_all)()
+                self.stopped = op == "stop"
+                (self.world.stop_all if self.stopped else self.world.go_all)()
                 self.send(control_frame(CLOSE, number, {"reason": "ok"}))
             elif op in WORK:
                 self._channels[number] = Task(self, number, WORK[op], request)
@@ -217,24 +228,41 @@ class Guest:
         except OSError as error:
             message = f"{error.strerror or error}: {error.filename or ''}"
             self.send(control_frame(CLOSE, number, {"reason": "refused", "message": message.rstrip(": ")}))
+        except RuntimeError as error:  # no thread for a file operation: the sandbox is at its process limit
+            self.send(control_frame(CLOSE, number, {"reason": "refused", "message": str(error)}))
 
     # -- the loop --------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Until the host is gone. Raises WireError when it does not speak our protocol."""
-        threading.Thread(target=self._watch_clock, daemon=True).start()
-        while not self._closed:
-            watched = self._selector.get_map()
-            for key, _ in self._selector.select(self._patience()):
-                if watched.get(key.fd) is key:  # an earlier one of this batch may have closed it
-                    key.data(key.fd)
-            self._settle()
+        self._clock.start()
+        try:
+            while not self._closed:
+                self._turns += 1
+                watched = self._selector.get_map()
+                for key, _ in self._selector.select(self._patience()):
+                    if watched.get(key.fd) is key:  # an earlier one of this batch may have closed it
+                        key.data(key.fd)
+                self._settle()
+        finally:
+            self._over.set()
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """The host is gone: what waits for it gives up; a transaction that was told to go ends first, else it would be torn."""
+        tasks = [c for c in self._channels.values() if isinstance(c, Task)]
+        for task in tasks:
+            task.reset()
+        for task in tasks:
+            task.join(ABANDON_S)
 
     def _patience(self) -> float | None:
         soonest: float | None = None
         for channel in self._channels.values():
             if isinstance(channel, Command):
-                at = channel.drain_until if channel.verdict is not None else channel.deadline
+                at = channel.deadline
+                if channel.verdict is not None:
+                    at = channel.drain_until if channel.credit > 0 else None  # without credit only the host can help
                 if at is not None and (soonest is None or at < soonest):
                     soonest = at
         return None if soonest is None else max(0.0, soonest - time.monotonic()) + 0.001
@@ -257,10 +285,22 @@ class Guest:
             del self._channels[number]
 
     def _watch_clock(self) -> None:
-        """A dead engine gives no end of file: without a word from the host for `silence_s` the guest ends by itself."""
-        while not self._closed:
-            time.sleep(1.0)
-            if self._silence_s and time.monotonic() - self._heard > self._silence_s and self._on_silence is not None:
+        """A dead engine gives no end of file: without a word from the host for `silence_s` the guest ends by itself.
+
+        The same when the loop stands still, which agents can bring about: by stopping a child between its birth and its exec
+        (then killing everything helps), or by taking memory away from PID 1 with prlimit (then nothing does).
+        """
+        stalled, turns = 0, -1
+        while not self._over.wait(1.0):
+            stalled = stalled + 1 if turns == self._turns else 0
+            turns = self._turns
+            self.wake()
+            if self._on_silence is None:
+                continue
+            if stalled == STALL_S:
+                self.world.kill_all()
+            silent = self._silence_s and time.monotonic() - self._heard > self._silence_s
+            if silent or stalled >= 2 * STALL_S:
                 self._on_silence()
 
     def child_changed(self, _number: int = signal.SIGCHLD, _frame: Any = None) -> None:
@@ -268,7 +308,9 @@ class Guest:
         self.wake()
 
     def close(self) -> None:
-        """Release descriptors (a guest that is PID 1 just exits)."""
+        """Release descriptors (a guest that is PID 1 just exits) when nobody is left who writes to them: numbers return."""
+        self._over.set()
+        self._clock.join()
         self._selector.close()
         for fd in (self._wake_in, self._wake_out):
             os.close(fd)

@@ -32,7 +32,8 @@ class Task:
         self._reset = False
         self._done = False
         self._change = threading.Condition()
-        threading.Thread(target=self._run, args=(work, request), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(work, request), daemon=True)
+        self._thread.start()
 
     def _run(self, work: Work, request: dict[str, Any]) -> None:
         try:
@@ -74,7 +75,9 @@ class Task:
                 if self._reset or self._ended:
                     raise Gone
                 self._change.wait()
-            consumed, self._waiting = self._waiting, 0
+            consumed = 0
+            if len(self._input) < WINDOW // 2:  # else the host, faster than our disk, would fill our memory
+                consumed, self._waiting = self._waiting, 0
         if consumed:
             self.guest.send(credit_frame(self.channel, consumed))
         return value
@@ -114,6 +117,10 @@ class Task:
         with self._change:
             self._reset = True
             self._change.notify_all()
+
+    def join(self, seconds: float) -> None:
+        """Wait for its end, when nobody is left to tell."""
+        self._thread.join(seconds)
 
     def finished(self) -> bool:
         """The loop may forget us."""

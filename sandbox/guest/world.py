@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from sandbox.guest.serve import Guest
 
 PR_SET_DUMPABLE = 4
+STOP_S = 1.0
 
 Ended = tuple[int, int, "os.struct_rusage"]  # type: ignore[name-defined,unused-ignore]
 
@@ -80,8 +82,19 @@ class PidOne:
                 _signal(pid, signal.SIGKILL)
 
     def stop_all(self) -> None:
-        """Every other process stops until `go_all`."""
+        """Every other process has stopped, until `go_all`.
+
+        The signal alone is not enough: a write or rename under way when it arrives is still finished. Who waits for a child of
+        `vfork` never stops, so the wait is bounded.
+        """
         _signal(-1, signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_S
+        while _moving() and time.monotonic() < deadline:
+            time.sleep(0.0005)
+
+    def kill_all(self) -> None:
+        """Every other process ends."""
+        _signal(-1, signal.SIGKILL)
 
     def go_all(self) -> None:
         """They go on."""
@@ -113,6 +126,21 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except OSError:
         pass
+
+
+def _moving() -> bool:
+    """Whether any thread of another process can still do something."""
+    for pid in os.listdir("/proc"):
+        if not pid.isdigit() or pid == "1":
+            continue
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/stat", "rb") as stat:
+                    if stat.read().rpartition(b")")[2].split(None, 1)[0] not in (b"T", b"t", b"Z", b"X"):
+                        return True
+        except OSError:
+            continue  # it ended
+    return False
 
 
 def _strays(keep: set[int]) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from massgen.agent.view import Answered, Decision, Failed, Presented, View, Voted
+from massgen.agent.view import Answered, Decision, Failed, Presented, ShownAnswer, View, Voted
 from massgen.coordination import later
 from massgen.coordination.state import replay, start
 from massgen.errors import ApplyConflict, ConfigError
@@ -114,6 +114,26 @@ async def test_replay_of_the_log_is_the_state_of_the_run(make: Callable[..., Run
     told = facts(run.run_dir / "events.jsonl")
     assert replay(start(run.plays, run.rules), told) == run.live
     assert [type(f) for f in told].count(VoteCast) >= 4, "the stale vote is on record"
+
+
+async def test_who_judges_by_tests_is_never_shown_an_unverified_answer(make: Callable[..., Run]) -> None:
+    """Such an agent looks at answers only with their verdicts, also at those that came while it was busy."""
+    shown: list[ShownAnswer] = []
+
+    async def play(turn: Turn) -> Decision:
+        shown.extend(turn.view.answers)
+        if turn.view.phase == "final":
+            return Presented(text="done")
+        if turn.view.own is None:
+            await turn.write("code.txt", "fixed\n")
+            return Answered(text=turn.session.box.container)
+        return turn.vote("agent1")
+
+    run = make({"agent1": play, "agent2": play}, verify="sleep 0.2; grep -q fixed code.txt", needs_verdicts=True)
+    ended = await run.go()
+    assert ended.outcome == "applied"
+    assert {answer.id for answer in shown} == {"agent1.1", "agent2.1"}
+    assert all(answer.verify and answer.verify.ok for answer in shown)
 
 
 async def test_no_container_of_coordination_is_left_when_the_lease_is_granted(make: Callable[..., Run]) -> None:

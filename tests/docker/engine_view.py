@@ -45,7 +45,7 @@ async def gone(label: str, *, within_s: float = 3) -> float | None:
 @contextlib.contextmanager
 def host(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A host process of its own, running `async def main(argv)` of a program; killed at the end."""
-    source = f"import sys, os, time, anyio\nfrom pathlib import Path\nfrom sandbox import *\n{program}\nanyio.run(main, sys.argv[1:])\n"
+    source = f"import sys, anyio\nfrom sandbox import *\n{program}\nanyio.run(main, sys.argv[1:])\n"
     process = subprocess.Popen(
         [sys.executable, "-c", source, *arguments],
         stdout=subprocess.PIPE,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import secrets
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -95,7 +95,7 @@ async def test_a_silent_host_leaves_a_container(image: str, label: str) -> None:
 
 
 async def test_an_orphan_is_never_reaped_or_a_living_one_is(engine: DockerEngine, image: str, label: str) -> None:
-    """`reap` takes what a dead process created, started or not, also when its pid was reused; it leaves what a living one has (69)."""
+    """`reap` takes what a dead process created, started or not, its pid reused or not; it leaves what a living one has (69)."""
     told = [sys.executable, "-c", "from sandbox import owner; print(owner.me())"]
     dead = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: ASYNC221 - brief
     pid, _, boot = owner.me().split(":")
@@ -135,6 +135,11 @@ async def test_a_container_that_is_killed_hangs_the_caller(engine: DockerEngine,
             with pytest.raises(SandboxLost):
                 await box.read("/etc/passwd")
             assert (await box.run(["true"])).reason == "lost"
+
+
+def descriptors() -> list[str]:
+    """The open ones of this process."""
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
 class Cancelling:
@@ -181,11 +186,11 @@ async def test_a_cancelled_open_leaves_a_container(engine: DockerEngine, spec: S
 
 
 async def test_an_open_that_fails_leaves_something(engine: DockerEngine, spec: SandboxSpec, label: str) -> None:
-    """Without python3 for the guest, with a mount that vanished or with an impossible target: an error, no container, no descriptor."""
+    """Without python3 for the guest, or with a mount that is not there: an error, no container, no descriptor."""
     missing = Lease.grant(run_id="", agent="", snapshot_id="", purpose="apply", paths=(ROOT / "nothing here",))
     await engine.facts()
     gc.collect()
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     bad_tools = replace(spec, tools={"/usr/bin/python3": ROOT / "README.md", "/usr/local/bin/python3": ROOT / "README.md"})
     for broken in (bad_tools, replace(spec, tools={"/opt/x": ROOT / "nothing here"})):
         with pytest.raises(StartFailed):
@@ -195,7 +200,7 @@ async def test_an_open_that_fails_leaves_something(engine: DockerEngine, spec: S
         async with Sandbox.open(spec, engine=engine, lease=missing):
             pytest.fail("opened")
     assert labelled(f"massgen.test={label}") == []
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 async def test_a_closed_sandbox_leaves_a_descriptor_or_keeps_the_loop_busy(engine: DockerEngine, spec: SandboxSpec) -> None:
@@ -204,10 +209,10 @@ async def test_a_closed_sandbox_leaves_a_descriptor_or_keeps_the_loop_busy(engin
     gc.collect()
     gc.disable()
     try:
-        before = sorted(os.listdir("/proc/self/fd"))
+        before = descriptors()
         async with Sandbox.open(spec, engine=engine) as box:
             assert (await box.run(["true"])).ok
-        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
         spent = time.process_time()
         await anyio.sleep(0.2)
         assert time.process_time() - spent < 0.05
@@ -224,8 +229,9 @@ async def test_a_flood_that_nobody_reads_delays_the_end(engine: DockerEngine, sp
             with anyio.move_on_after(0.3):
                 await anyio.sleep_forever()
             assert (await box.run(["echo", "still here"], timeout_s=5)).stdout.text == "still here\n"
-            one_more = await box.spawn(FLOOD).__aenter__()
-            await one_more.receive()
+            unread = box.spawn(FLOOD)
+            await (await unread.__aenter__()).receive()
         began = time.monotonic()
+    await unread.__aexit__(None, None, None)  # still open when the sandbox went
     assert time.monotonic() - began < 3
     assert labelled(f"massgen.test={label}") == []

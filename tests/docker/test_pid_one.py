@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 
-from sandbox import DockerEngine, Sandbox, SandboxLost, SandboxSpec
+from sandbox import DockerEngine, GuestError, Sandbox, SandboxLost, SandboxSpec
 from tests.security.attack import SMALL, report
 
 pytestmark = pytest.mark.docker
@@ -54,7 +55,7 @@ seen["child"] = os.waitstatus_to_exitcode(os.wait()[1])
 
 
 async def test_a_process_that_asks_to_be_traced_halts_the_guest(box: Sandbox) -> None:
-    """A command that makes PID 1 its tracer, itself or through an orphan, is ended and reaped; the guest goes on (66; design 11)."""
+    """A command that makes PID 1 its tracer, itself or as an orphan, is ended and reaped; the guest goes on (66; design 11)."""
     for orphan in (False, True):
         program = "import ctypes, os, time\n"
         program += "if os.fork(): os._exit(0)\nwhile os.getppid() != 1: pass\n" if orphan else ""
@@ -85,18 +86,34 @@ async def test_what_a_command_leaves_lives_on_beside_another(box: Sandbox) -> No
         assert (outcome.reason, outcome.exit_code) == ("exited", 3)
         left = "-"
         for _ in range(20):  # killed, and in a moment reaped
-            left = (await box.run(["sh", "-c", "grep -l 'sleep.600' /proc/[0-9]*/cmdline"])).stdout.text
+            left = (await box.run(["sh", "-c", "grep -l 'sleep[^.]600' /proc/[0-9]*/cmdline"])).stdout.text
             if not left:
                 break
             await anyio.sleep(0.05)
         assert left == ""
-        kept = await box.run(["sh", "-c", "grep -c 'sleep.500' /proc/[0-9]*/cmdline | grep -c ':1'"])
+        kept = await box.run(["sh", "-c", "grep -c 'sleep[^.]500' /proc/[0-9]*/cmdline | grep -c ':1'"])
         assert int(kept.stdout.text) >= 1
         await living.send(b"here")
         assert await living.receive() == (1, b"here")
 
 
-@pytest.mark.parametrize("limit", ["RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_DATA"])
+async def test_a_child_that_is_stopped_at_birth_halts_the_guest(box: Sandbox) -> None:
+    """Whoever stops every process in a loop, also those just born, loses them all within seconds; the guest goes on (66, 68).
+
+    Stopped between its birth and its exec, a child keeps the guest waiting; the guest's clock must not wait with it.
+    """
+    stop = (
+        "import os\nprint('up', flush=True)\nwhile True:\n    try:\n        os.kill(-1, 19)\n    except OSError:\n        pass\n"
+    )
+    with anyio.fail_after(25):
+        async with box.spawn(["python3", "-c", stop]) as stopper:
+            await stopper.receive()
+            reasons = {(await box.run(["true"], timeout_s=0.5)).reason for _ in range(10)}
+        assert reasons <= {"exited", "signalled", "timeout"}
+        assert (await box.run(["echo", "here"])).stdout.text == "here\n"
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_DATA"])
 async def test_a_guest_that_its_agent_starves_hangs_the_host(engine: DockerEngine, image: str, limit: str) -> None:
     """An agent may lower the limits of PID 1 (one uid for all; the engine's default seccomp lets prlimit64 through).
 
@@ -107,11 +124,7 @@ async def test_a_guest_that_its_agent_starves_hangs_the_host(engine: DockerEngin
             lower = f"import resource; resource.prlimit(1, resource.{limit}, (0, 0))"
             first = await box.run(["python3", "-c", lower])
             assert first.reason in ("exited", "lost")
-            for _ in range(3):
-                outcome = await box.run(["true"], timeout_s=2)
-                assert outcome.reason in ("exited", "refused", "lost")
-                assert outcome.message or outcome.reason == "exited"
-            try:
+            reasons = {(await box.run(["true"], timeout_s=2)).reason for _ in range(3)}
+            assert "timeout" not in reasons
+            with contextlib.suppress(SandboxLost, GuestError):
                 assert await box.read("/etc/hostname") == b"sandbox\n"
-            except SandboxLost as error:
-                assert str(error)

@@ -99,6 +99,7 @@ class Run:
     verify: str = ""
     protected: tuple[Path, ...] = ()
     rules: Rules = field(default_factory=Rules)
+    needs_verdicts: bool = False
     decided: Decided | None = None
     live: State | None = None
 
@@ -161,7 +162,10 @@ class Run:
                     protected=target.protected_names,
                     open_box=lambda agent: rooms.open("verify", agent),
                 )
-            seats = {label: Seat(label=label, open_session=_opens(play)) for label, play in self.plays.items()}
+            seats = {
+                label: Seat(label=label, open_session=_opens(play), needs_verdicts=self.needs_verdicts)
+                for label, play in self.plays.items()
+            }
             coordination = Coordination(
                 task="fix it",
                 seats=tuple(seats.values()),

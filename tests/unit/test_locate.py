@@ -71,7 +71,7 @@ def test_nothing_to_go_by_gives_nothing(project: Path) -> None:
         ("make: *** [check] Error 2", None),
     ],
 )
-def test_figures_are_read_from_both_runners(output: str, tally: Tally | None) -> None:
+def test_figures_are_read_from_both_runners(output: str, tally: Counts | None) -> None:
     """Errors are failures; skipped tests are neither; no summary is None."""
     assert parse_counts(output) == tally
 

@@ -1,0 +1,113 @@
+"""Start a program: `posix_spawn` of the C library, called so that our other threads go on meanwhile.
+
+`subprocess` holds the interpreter during vfork. Whoever stopped the child before its exec (`kill -STOP -1` in a loop) would
+halt every thread of ours, the clock's and the one that hears of the host's death too. Its fork has no such window, but costs
+twice the time of a whole command.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import stat
+from typing import Any
+
+SETSIGDEF, SETSIGMASK, SETSID = 0x04, 0x08, 0x80
+OPAQUE_BYTES = 1024
+"""More than any C library's `posix_spawnattr_t`, `posix_spawn_file_actions_t` or `sigset_t`."""
+
+_libc = ctypes.CDLL(None)
+_libc.posix_spawn.argtypes = [ctypes.POINTER(ctypes.c_int), ctypes.c_char_p, *[ctypes.c_void_p] * 4]
+
+
+class Born:
+    """A running child and our ends of its pipes."""
+
+    def __init__(self, pid: int, stdin: int | None, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+def start(argv: list[str], env: dict[str, str], cwd: str, *, feed: bool) -> Born:
+    """The leader of a session of its own, with empty stdin unless `feed`. Raises OSError: no such program, no such folder."""
+    if not stat.S_ISDIR(os.stat(cwd).st_mode):
+        raise NotADirectoryError(20, os.strerror(20), cwd)
+    program = _found(argv[0], env, cwd)
+    inner: list[int] = []
+    outer: list[int] = []
+    try:
+        for writes in (False, True, True) if feed else (True, True):
+            reader, writer = os.pipe()
+            inner.append(writer if writes else reader)
+            outer.append(reader if writes else writer)
+        pid = _spawn(program, argv, env, cwd, inner)
+    except BaseException:
+        for fd in outer:
+            os.close(fd)
+        raise
+    finally:
+        for fd in inner:
+            os.close(fd)
+    return Born(pid, *(outer if feed else [None, *outer]))
+
+
+def _found(name: str, env: dict[str, str], cwd: str) -> str:
+    """As execvp looks, in the child's own PATH. Raises OSError."""
+    if "/" in name:
+        return name
+    trouble = 2
+    for folder in os.get_exec_path(env):
+        place = os.path.join(folder, name)
+        real = os.path.join(cwd, place)
+        if os.access(real, os.X_OK) and not os.path.isdir(real):
+            return place
+        if os.path.exists(real):
+            trouble = 13
+    raise OSError(trouble, os.strerror(trouble), name)
+
+
+def _spawn(program: str, argv: list[str], env: dict[str, str], cwd: str, inner: list[int]) -> int:
+    actions = ctypes.create_string_buffer(OPAQUE_BYTES)
+    _checked(_libc.posix_spawn_file_actions_init(actions), program)
+    try:
+        if len(inner) == 2:
+            _checked(_libc.posix_spawn_file_actions_addopen(actions, 0, os.devnull.encode(), os.O_RDONLY, 0), program)
+        for target, fd in zip((2, 1, 0), reversed(inner)):
+            _checked(_libc.posix_spawn_file_actions_adddup2(actions, fd, target), program)
+        _checked(_libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(cwd)), cwd)
+        pid = ctypes.c_int()
+        words, pairs = _words(argv), _words([f"{k}={v}" for k, v in env.items()])
+        _checked(_libc.posix_spawn(ctypes.byref(pid), os.fsencode(program), actions, _ATTRIBUTES, words, pairs), program)
+        return pid.value
+    finally:
+        _libc.posix_spawn_file_actions_destroy(actions)
+
+
+def _attributes() -> Any:
+    """A session of its own, no signal blocked, and what Python ignores as programs expect it."""
+    attributes, none, ignored = (ctypes.create_string_buffer(OPAQUE_BYTES) for _ in range(3))
+    _libc.posix_spawnattr_init(attributes)
+    _libc.sigemptyset(none)
+    _libc.sigemptyset(ignored)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        _libc.sigaddset(ignored, int(number))
+    _libc.posix_spawnattr_setsigmask(attributes, none)
+    _libc.posix_spawnattr_setsigdefault(attributes, ignored)
+    _libc.posix_spawnattr_setflags(attributes, ctypes.c_short(SETSIGDEF | SETSIGMASK | SETSID))
+    return attributes
+
+
+def _words(texts: list[str]) -> Any:
+    encoded = [os.fsencode(text) for text in texts]
+    return (ctypes.c_char_p * (len(encoded) + 1))(*encoded, None)
+
+
+def _checked(number: int, path: str) -> None:
+    if number:
+        raise OSError(number, os.strerror(number), path)
+
+
+_ATTRIBUTES = _attributes()

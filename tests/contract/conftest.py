@@ -1,0 +1,30 @@
+"""The engines that must keep the sandbox's contract: the fake one and the real one, never told apart by a test's wording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandbox import DockerEngine, Engine
+from sandbox.store import Store
+from sandbox.testing import FakeEngine
+from tests.support.boxes import Boxes
+
+
+@pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.docker)])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    """One suite, every engine."""
+    return FakeEngine(tmp_path / "boxes") if request.param == "fake" else await DockerEngine.connect()
+
+
+@pytest.fixture
+def boxes(engine: Engine, image: str, tmp_path: Path) -> Boxes:
+    """Opens sandboxes of the engine under test."""
+    return Boxes(engine, image, tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")

@@ -1,0 +1,198 @@
+"""What a plan refuses, and the chain of mounts that keeps a protected path protected."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from sandbox.errors import SpecError
+from sandbox.plan import MAX_MASKS, HostFacts, PathFacts, plan
+from sandbox.spec import AGENT_UID, WORKSPACE, Lease, Limits, Mount, SandboxSpec
+
+P = Path("/srv/p")
+DIR = PathFacts(kind="dir", uid=1000, gid=1000)
+
+
+def facts(**paths: PathFacts) -> HostFacts:
+    """A machine with these paths; names are given as `srv_p`."""
+    return HostFacts(
+        uid=1000,
+        gid=1000,
+        home=Path("/home/user"),
+        private=(Path("/home/user/.local/state/massgen"),),
+        paths={Path("/" + name.replace("_", "/")): about for name, about in paths.items()},
+        empty_file=Path("/cache/empty"),
+        guest=Path("/cache/guest.zip"),
+        accounts=Path("/cache/accounts"),
+    )
+
+
+def spec(*mounts: Mount, **more: object) -> SandboxSpec:
+    """A spec."""
+    return SandboxSpec(image="i", mounts=mounts, **more)
+
+
+def lease(*paths: Path, **more: object) -> Lease:
+    """A lease."""
+    given = {"run_id": "r", "agent": "a", "snapshot_id": "s", "purpose": "apply", **more}
+    return Lease.grant(paths=paths, **given)
+
+
+def ro(path: str, target: str = "") -> Mount:
+    """A read mount."""
+    return Mount(source=Path(path), mode="ro", target=target)
+
+
+def draft(path: str, target: str = "") -> Mount:
+    """A write path."""
+    return Mount(source=Path(path), mode="draft", target=target)
+
+
+@pytest.mark.parametrize("path", ["/", "/home", "/home/user", "/home/user/.local", "/home/user/.local/state/massgen/runs"])
+def test_home_and_our_own_folders_are_not_shown(path: str) -> None:
+    """Nor anything that holds them."""
+    about = HostFacts(**{**vars(facts()), "paths": {Path(path): DIR}})
+    for mount in (ro(path, "/data"), draft(path, "/data")):
+        with pytest.raises(SpecError, match=r"home folder|overlaps"):
+            plan(spec(mount), about)
+    with pytest.raises(SpecError):
+        plan(spec(), about, lease(Path(path)))
+
+
+@pytest.mark.parametrize("path", ["srv/p", "/srv/../home/user", "//srv/p"])
+def test_path_that_is_not_resolved_is_refused(path: str) -> None:
+    """A detour to the home folder is one."""
+    about = HostFacts(**{**vars(facts()), "paths": {Path(path): DIR}})
+    with pytest.raises(SpecError, match="resolve"):
+        plan(spec(ro(path, "/data")), about)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/usr",
+        "/usr/local",
+        "/etc/ssl",
+        "/proc/1",
+        "/dev",
+        "/run/x",
+        "/.sandbox",
+        "/workspace",
+        "/workspace/x",
+        "/peers",
+        "/home/agent/x",
+        "/tmp",
+        *("//usr", "/./usr", "/usr/", "/tmp/", "/data/../usr", "usr", "/data//x", "/data/.", "/a\0b"),
+    ],
+)
+def test_target_of_the_system_is_refused_in_any_spelling(target: str) -> None:
+    """The engine would clean the path up after us."""
+    for mount in (ro("/srv/p", target), draft("/srv/p", target)):
+        with pytest.raises(SpecError):
+            plan(spec(mount), facts(srv_p=DIR))
+
+
+@pytest.mark.parametrize(
+    "mounts",
+    [
+        (draft("/srv/p"), draft("/srv/p/sub")),
+        (draft("/srv/p"), ro("/srv/p/sub")),
+        (draft("/srv/p"), ro("/srv/q", "/srv/p")),
+        (ro("/srv/p"), ro("/srv/q", "/srv/p")),
+        (draft("/srv/p/file"), ro("/srv/p")),
+    ],
+)
+def test_mounts_that_cover_each_other_are_refused(mounts: tuple[Mount, ...]) -> None:
+    """Instead of one silently hiding the other, or a start that fails half way."""
+    about = facts(srv_p=DIR, srv_q=DIR, srv_p_sub=DIR, srv_p_file=PathFacts(kind="file"))
+    with pytest.raises(SpecError, match=r"overlap|twice|cover"):
+        plan(spec(*mounts), about)
+
+
+def test_write_path_inside_a_read_path_is_fine() -> None:
+    """Read the monorepo, write one package."""
+    decided = plan(spec(ro("/srv/p"), draft("/srv/p/sub")), facts(srv_p=DIR, srv_p_sub=DIR))
+    assert "/srv/p/sub" in {t.target for t in decided.tmpfs}
+
+
+LIMITS = [f.name for f in dataclasses.fields(Limits)]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_limit_without_a_limit_is_refused(name: str, value: float) -> None:
+    """Every one of them: zero, negative, no number, unlimited."""
+    with pytest.raises(SpecError, match=name):
+        plan(spec(limits=dataclasses.replace(Limits(), **{name: value})), facts())
+
+
+@pytest.mark.parametrize("kind", ["missing", "other"])
+def test_what_is_neither_file_nor_folder_is_refused(kind: str) -> None:
+    """For mounts and leases."""
+    about = facts(srv_p=PathFacts(kind=kind))
+    for mount in (ro("/srv/p"), draft("/srv/p")):
+        with pytest.raises(SpecError):
+            plan(spec(mount), about)
+    with pytest.raises(SpecError):
+        plan(spec(), about, lease(P))
+
+
+def test_agents_are_never_root() -> None:
+    """Neither by caller nor by wish."""
+    root = HostFacts(**{**vars(facts()), "uid": 0, "gid": 0})
+    assert (plan(spec(), root).uid, plan(spec(), root).gid) == (AGENT_UID, AGENT_UID)
+    assert plan(spec(uid=0, gid=0), facts()).uid == AGENT_UID
+    assert plan(spec(uid=5, gid=6), facts()).uid == 5
+
+
+def test_lease_runs_as_the_owner_of_its_paths() -> None:
+    """One owner, or refused."""
+    about = facts(srv_p=DIR, srv_q=PathFacts(kind="dir", uid=1001, gid=1001))
+    assert plan(spec(), about, lease(P)).uid == 1000
+    with pytest.raises(SpecError, match="different users"):
+        plan(spec(), about, lease(P, Path("/srv/q")))
+
+
+def test_protected_path_has_no_movable_folder_above_it() -> None:
+    """`.git` and protected paths get the chain of binds; nothing else does."""
+    about = facts(srv_p=dataclasses.replace(DIR, git_folders=(".git", "a/b/.git")))
+    decided = plan(spec(), about, lease(P, protected=(P / "docs" / "spec",)))
+    mine = {b.target: b.read_only for b in decided.binds if b.target.startswith("/srv")}
+    assert mine == {
+        "/srv/p": False,
+        "/srv/p/.git": True,
+        "/srv/p/a": False,
+        "/srv/p/a/b": False,
+        "/srv/p/a/b/.git": True,
+        "/srv/p/docs": False,
+        "/srv/p/docs/spec": True,
+    }
+    assert all(b.source == b.target for b in decided.binds if b.target.startswith("/srv"))
+    assert decided.roots == ("/srv/p",)
+
+
+@pytest.mark.parametrize("protected", [P, Path("/srv")])
+def test_write_path_that_is_protected_as_a_whole_is_refused(protected: Path) -> None:
+    """Not silently written."""
+    with pytest.raises(SpecError, match="protected"):
+        plan(spec(), facts(srv_p=DIR), lease(P, protected=(protected,)))
+
+
+def test_withheld_folder_of_a_lease_is_not_opened_by_what_it_holds() -> None:
+    """A repository inside of a withheld folder does not bring the folder back."""
+    about = facts(srv_p=dataclasses.replace(DIR, git_folders=("keys/.git",), masks=(("keys", "dir"),)))
+    decided = plan(spec(), about, lease(P, purpose="direct"))
+    assert "/srv/p/keys" not in {b.target for b in decided.binds}
+    assert "/srv/p/keys" in {t.target for t in decided.tmpfs if t.read_only}
+    assert WORKSPACE in decided.roots
+
+
+def test_too_many_withheld_paths_are_refused() -> None:
+    """A mount for each would not start."""
+    masks = tuple((f"m{i}", "file") for i in range(MAX_MASKS + 1))
+    with pytest.raises(SpecError, match="withheld"):
+        plan(spec(ro("/srv/p")), facts(srv_p=dataclasses.replace(DIR, masks=masks)))
