@@ -102,11 +102,11 @@ class Sandbox:
         timeout_s: float | None = None,
         on_output: Callable[[int, bytes], None] | None = None,
     ) -> Outcome:
-        """Run one command to its end. Never raises for what the command or the sandbox does: see `Outcome.reason`. LeaseError
-        under a lease to apply or undo: nothing but the guest runs there.
+        """Run one command to its end. Never raises for what the command or the sandbox does: see `Outcome.reason`.
 
         `timeout_s` None means the spec's command timeout. The deadline is kept by the guest and, with some grace, by the host.
-        Cancellation kills the command and all it started.
+        Cancellation kills the command and all it started. Raises LeaseError under a lease to apply or undo: nothing but the
+        guest runs there.
         """
         limit_s = self.spec.limits.command_timeout_s if timeout_s is None else timeout_s
         stdout, stderr = Kept(self.spec.limits.output_bytes), Kept(self.spec.limits.output_bytes)

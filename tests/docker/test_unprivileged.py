@@ -1,0 +1,214 @@
+"""The product as an ordinary user: files belong to whoever started it, and nothing of root's is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docker.engine_view import ROOT
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.skipif(os.getuid() != 0, reason="making a user takes root; every other test runs as the caller anyway"),
+    pytest.mark.skipif(not shutil.which("useradd"), reason="there is no useradd to make a user with"),
+]
+
+USER = "massgen-test-user"
+PACKAGES = ("anyio", "certifi", "charset_normalizer", "docker", "idna", "requests", "sniffio", "typing_extensions", "urllib3")
+SOCKET = Path("/var/run/docker.sock")
+
+PROGRAM = r"""
+import json, os, sys
+from pathlib import Path
+import anyio
+from sandbox import *
+
+async def main():
+    image, home = sys.argv[1], Path(sys.argv[2])
+    engine, store, seen = await DockerEngine.connect(), Store(home / "store"), {}
+    limits = Limits(memory_bytes=64 << 20, workspace_bytes=8 << 20, tmp_bytes=8 << 20)
+    project, foreign, mixed = home / "project", home / "foreign", home / "mixed"
+
+    def lease(path, snapshot_id, purpose="apply"):
+        return Lease.grant(run_id="r", agent="a", snapshot_id=snapshot_id, purpose=purpose, paths=(path,))
+
+    async def write(path):
+        new = b"written by a lease"
+        sha = store.put(new)
+        snapshot = Snapshot(entries=(Entry(root=str(path), path="a/new", kind="file", mode=0o644, size=len(new), sha256=sha),
+                                     Entry(root=str(path), path="old", kind="file", mode=0o600, size=len(new), sha256=sha)))
+        expected = {(str(path), "a/new"): "", (str(path), "old"): store.put(b"old")}
+        async with Sandbox.open(SandboxSpec(image=image, limits=limits), engine=engine, lease=lease(path, snapshot.id)) as box:
+            await box.commit(snapshot, store, expected=expected)
+        return "written"
+
+    async def refusal(work):
+        try:
+            return await work
+        except SandboxError as error:
+            return f"{type(error).__name__}: {error}"
+
+    mounts = (Mount(source=project, mode="draft"), Mount(source=foreign, mode="ro"))
+    async with Sandbox.open(SandboxSpec(image=image, mounts=mounts, limits=limits), engine=engine) as box:
+        seen["uid"] = (await box.run(["id", "-u"])).stdout.text.strip()
+        seen["name"] = (await box.run(["id", "-un"])).stdout.text.strip()
+        draft = ["sh", "-c", "cat old && echo mine > old && touch made && echo && ls"]
+        seen["draft"] = (await box.run(draft, cwd=str(project))).stdout.text
+        seen["unreadable"] = (await box.run(["cat", str(foreign / "secret")])).exit_code
+    seen["project"] = (project / "old").read_text()
+    seen["apply"] = await refusal(write(project))
+    seen["foreign"] = await refusal(write(foreign))
+    seen["mixed"] = await refusal(write(mixed))
+    async with Sandbox.open(SandboxSpec(image=image, limits=limits), engine=engine, lease=lease(project, "", "direct")) as box:
+        outcome = await box.run(["sh", "-c", "id -u; echo direct > direct; rm .git/config; echo evil > .git/x"], cwd=str(project))
+        seen["direct"] = outcome.stdout.text.strip()
+    print(json.dumps(seen))
+
+anyio.run(main)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """An account that may use the engine, a home of its own, and a Python that it can read."""
+
+    uid: int
+    home: Path
+    seen: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def base() -> Iterator[Path]:
+    """Below /tmp itself: the test folders of root are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="massgen-test-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name).resolve()
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[pwd.struct_passwd]:
+    """The user; removed afterwards."""
+    if not SOCKET.exists():
+        pytest.skip(f"{SOCKET} is not there: another user would need the engine's address")
+    subprocess.run(["useradd", "--no-create-home", "--shell", "/bin/sh", USER], check=True, capture_output=True)
+    try:
+        yield pwd.getpwnam(USER)
+    finally:
+        subprocess.run(["userdel", USER], check=False, capture_output=True)
+
+
+def as_user(account: pwd.struct_passwd, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run something as the user, who is in the group of the engine's socket."""
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": str(home.parent / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        argv,
+        user=account.pw_uid,
+        group=account.pw_gid,
+        extra_groups=[SOCKET.stat().st_gid],
+        env=environ,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def a_python(account: pwd.struct_passwd, home: Path) -> str:
+    """An interpreter that the user can run; the one of the tests may lie in a closed folder."""
+    for python in (sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"):
+        try:
+            done = as_user(account, home, python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))")
+        except OSError:
+            continue
+        if done.returncode == 0:
+            return python
+    pytest.skip("no Python 3.11 that another user can read")
+
+
+def copy_packages(lib: Path) -> None:
+    """What the product needs, without compiled parts, where the user can read it."""
+    lib.mkdir()
+    skipped = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "sandbox", lib / "sandbox", ignore=skipped)
+    for name in PACKAGES:
+        found = importlib.util.find_spec(name)
+        if found is None or found.origin is None:
+            continue
+        origin = Path(found.origin)
+        if origin.name == "__init__.py":
+            shutil.copytree(origin.parent, lib / name, ignore=skipped)
+        else:
+            shutil.copy(origin, lib / origin.name)
+    subprocess.run(["chmod", "-R", "a+rX", lib], check=True)
+
+
+@pytest.fixture(scope="module")
+def user(base: Path, account: pwd.struct_passwd, image: str) -> User:
+    """One run of the program, as the user; every test looks at another side of it."""
+    home = base / "home"
+    for name in ("project", "foreign", "mixed"):
+        (home / name).mkdir(parents=True)
+        (home / name / "old").write_text("old")
+    (home / "project/.git").mkdir()
+    (home / "project/.git/config").write_text("[core]\n")
+    (home / "foreign/secret").write_text("secret")
+    (home / "foreign/secret").chmod(0o600)
+    for path in (home, *home.rglob("*")):
+        if not path.is_relative_to(home / "foreign") and path != home / "mixed/old":
+            os.chown(path, account.pw_uid, account.pw_gid)
+    copy_packages(base / "lib")
+    done = as_user(account, home, a_python(account, home), "-c", PROGRAM, image, str(home))
+    assert done.returncode == 0, done.stderr
+    return User(uid=account.pw_uid, home=home, seen=json.loads(done.stdout))
+
+
+def test_an_agent_is_somebody_else_than_the_caller(user: User) -> None:
+    """Inside, the uid is the caller's, and it has a name; the draft is writable, the project is as it was."""
+    assert user.seen["uid"] == str(user.uid)
+    assert user.seen["name"] == "agent"
+    assert user.seen["draft"].split() == ["old", "made", "old"]
+    assert user.seen["project"] == "old"
+
+
+def test_an_agent_reads_what_its_user_cannot(user: User) -> None:
+    """A file of root's that the user cannot read is as closed inside, although the engine that mounts it is root (design 2.6)."""
+    assert user.seen["unreadable"] == 1
+
+
+def test_a_lease_writes_files_of_root(user: User) -> None:
+    """What a lease wrote, and the folders it made, belong to the user."""
+    assert user.seen["apply"] == "written"
+    assert (user.home / "project/old").read_text() == "written by a lease"
+    for name in ("old", "a", "a/new"):
+        assert (user.home / "project" / name).stat().st_uid == user.uid
+
+
+def test_a_lease_of_a_user_writes_in_a_project_of_root(user: User) -> None:
+    """A project, or a single file, that belongs to somebody else is refused with its name, and stays as it was."""
+    assert user.seen["foreign"].startswith("SpecError: ")
+    assert "belongs to uid 0" in user.seen["foreign"]
+    assert user.seen["mixed"].startswith("LeaseError: ")
+    assert str(user.home / "mixed/old") in user.seen["mixed"]
+    for name in ("foreign", "mixed"):
+        assert (user.home / name / "old").read_text() == "old"
+        assert not (user.home / name / "a").exists()
+
+
+def test_direct_does_not_work_for_a_user_or_touches_git(user: User) -> None:
+    """Under a direct lease commands run as the user, write the project, and cannot write `.git` (12)."""
+    assert user.seen["direct"] == str(user.uid)
+    assert (user.home / "project/direct").stat().st_uid == user.uid
+    assert sorted(path.name for path in (user.home / "project/.git").iterdir()) == ["config"]
