@@ -84,10 +84,26 @@ def run(config: Config, prompt: str, options: Options) -> RunResult:
     return result
 
 
+class _Patient(Console):
+    """Nobody reads any more: be silent. Rich would end the program, in the middle of a run that has a result to save."""
+
+    def on_broken_pipe(self) -> None:
+        """The reader of our progress left."""
+        self.quiet = True
+        _discard(2)
+
+
+def _discard(fd: int) -> None:
+    """From here on what is written there goes nowhere, and nothing complains at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)
+
+
 def stderr_console(config: Config) -> Console:
     """For progress. NO_COLOR, FORCE_COLOR and TERM=dumb are rich's business."""
     simple = config.ui.display_type == "simple"
-    return Console(stderr=True, no_color=True if simple else None, highlight=False, emoji=False)
+    return _Patient(stderr=True, no_color=True if simple else None, highlight=False, emoji=False)
 
 
 def limits_text(config: Config) -> str:
@@ -112,8 +128,11 @@ def say_answer(text: str) -> None:
 
 
 def _write_json(envelope: Envelope) -> None:
-    sys.stdout.write(encode(envelope).decode("ascii"))
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(encode(envelope).decode("ascii"))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the log has everything; the run goes on to its end
+        _discard(1)
 
 
 def _folder(config: Config, options: Options) -> RunFolder | None:

@@ -74,3 +74,21 @@ def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Pat
     assert again.returncode == 0, again.stderr
     assert list((state / "runs").glob("*/peers")) == []
     assert snapshot_of(user.cwd / "project") == before
+
+
+@pytest.mark.parametrize("option", ["--json", "--debug"])
+def test_a_reader_that_leaves_does_not_stop_or_hang_a_run(tmp_path: Path, option: str):
+    """`massgen run … | head -1`: the run goes on in silence and ends with its own exit code."""
+    user = User(tmp_path / "home")
+    user.write("project/code.txt", "old\n")
+    user.write("s.yaml", [say(shell="echo new > code.txt"), say(answer="done"), say(final="done")])
+    user.write("team.yaml", {"agents": [agent("one", "s.yaml")]})
+    running = user.start("run", "Change it", "--config", "team.yaml", "--write", "project", "--apply", option)
+    read, other = (running.stdout, running.stderr) if option == "--json" else (running.stderr, running.stdout)
+    assert read is not None
+    assert read.readline()
+    read.close()
+    assert running.wait(60) == 0
+    assert (user.cwd / "project/code.txt").read_text() == "new\n"
+    assert other is not None
+    other.close()
