@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import docker
+from docker.utils import kwargs_from_env
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @contextlib.contextmanager
 def client() -> Iterator[Any]:
     """The SDK, closed afterwards."""
-    opened = docker.APIClient(version="auto", timeout=30)
+    opened = docker.APIClient(version="auto", timeout=30, **kwargs_from_env())
     try:
         yield opened
     finally:

@@ -58,10 +58,13 @@ async def test_the_guest_is_traced_read_or_written(box: Sandbox) -> None:
     seen = await report(
         box,
         r"""
+import ctypes, struct
+buffer = ctypes.create_string_buffer(8)
+here, there = struct.pack("QQ", ctypes.addressof(buffer), 8), struct.pack("QQ", 0x400000, 8)
 for name, work in {
     "attach": lambda: call("ptrace", 16, 1, 0, 0), "seize": lambda: call("ptrace", 0x4206, 1, 0, 0),
-    "readv": lambda: call("process_vm_readv", 1, None, 0, None, 0, 0),
-    "writev": lambda: call("process_vm_writev", 1, None, 0, None, 0, 0),
+    "readv": lambda: call("process_vm_readv", 1, here, 1, there, 1, 0),
+    "writev": lambda: call("process_vm_writev", 1, here, 1, there, 1, 0),
     "getfd": lambda: call("pidfd_getfd", os.pidfd_open(1), 0, 0),
     "mem": lambda: write("/proc/1/mem", os.O_RDWR), "read mem": lambda: read("/proc/1/mem", 1),
     "environ": lambda: read("/proc/1/environ"), "maps": lambda: read("/proc/1/maps"), "auxv": lambda: read("/proc/1/auxv"),
@@ -253,8 +256,9 @@ seen["looked"] = len(text)
 async def test_a_secret_of_the_host_is_shown_by_the_engine(box: Sandbox) -> None:
     """`docker inspect` of a sandbox holds no variable of the host (49)."""
     import docker
+    from docker.utils import kwargs_from_env
 
-    client = docker.APIClient(version="auto", timeout=30)
+    client = docker.APIClient(version="auto", timeout=30, **kwargs_from_env())
     try:
         assert CANARY not in str(client.inspect_container(box.container))
     finally:

@@ -104,6 +104,8 @@ for name, arguments in {
 """,
         str(place / "read"),
     )
+    # Newer profiles let a handle be made (this call then stumbles over its missing buffer); opening one is what counts.
+    assert seen.pop("handle") in ("EPERM", "ENOSYS", "EFAULT")
     assert {name: end for name, end in seen.items() if end not in ("EPERM", "ENOSYS")} == {}
 
 

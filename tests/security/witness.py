@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import docker
 import docker.errors
+from docker.utils import kwargs_from_env
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ class Witness:
 
     def __init__(self, *paths: Path) -> None:
         self._paths = tuple(path.resolve() for path in paths)
-        self._client = docker.APIClient(version="auto", timeout=60)
-        self._asking = docker.APIClient(version="auto", timeout=30)
+        self._client = docker.APIClient(version="auto", timeout=60, **kwargs_from_env())
+        self._asking = docker.APIClient(version="auto", timeout=30, **kwargs_from_env())
         self._seen: list[Created] = []
         self._missed: list[dict[str, str]] = []
 
