@@ -212,3 +212,18 @@ def test_direct_does_not_work_for_a_user_or_touches_git(user: User) -> None:
     assert user.seen["direct"] == str(user.uid)
     assert (user.home / "project/direct").stat().st_uid == user.uid
     assert sorted(path.name for path in (user.home / "project/.git").iterdir()) == ["config"]
+
+
+def test_a_closed_engine_socket_is_explained_by_its_symptom():
+    """Who may not use the socket is told how to be let in; nothing is started."""
+    program = (
+        "import os, anyio, anyio._backends._asyncio, sandbox.engines.docker\n"
+        "from sandbox import DockerEngine, EngineUnavailable\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "try:\n    anyio.run(DockerEngine.connect)\nexcept EngineUnavailable as error:\n    print(error)\n"
+    )
+    if os.getuid() != 0:
+        pytest.skip("only root can give its rights away")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "no permission on the Docker socket" in done.stdout, done.stderr
+    assert "usermod -aG docker" in done.stdout
