@@ -13,12 +13,11 @@ are refused: the lease speaks for one user.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from sandbox.guest.files import CHUNK, ROWS, receive_file, send_file
+from sandbox.guest.files import CHUNK, ROWS, receive_file, send_file, sha256
 
 if TYPE_CHECKING:
     from sandbox.guest.task import Task
@@ -69,23 +68,10 @@ class Step:
         elif stat.S_ISLNK(about.st_mode):
             state.update(kind="link", target=os.readlink(self.place))
         elif stat.S_ISREG(about.st_mode):
-            state.update(kind="file", sha256=_sha256(self.place))
+            state.update(kind="file", sha256=sha256(self.place))
         else:
             state["kind"] = "other"
         return state
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        while True:
-            chunk = os.read(fd, CHUNK)
-            if not chunk:
-                return digest.hexdigest()
-            digest.update(chunk)
-    finally:
-        os.close(fd)
 
 
 def commit(task: Task, request: dict[str, Any]) -> dict[str, Any]:

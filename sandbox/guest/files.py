@@ -171,7 +171,7 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
             task.send_record(rows)
         task.send_record([])
         wanted = task.receive_record()["want"]
-        hashes = [[i, _sha256(found[i][0])] for i in wanted]
+        hashes = [[i, _readable_sha256(found[i][0])] for i in wanted]
         for at in range(0, len(hashes), ROWS):
             task.send_record(hashes[at : at + ROWS])
         task.send_record([])
@@ -192,12 +192,21 @@ def open_file(path: str) -> int:
     return fd
 
 
-def _sha256(path: str) -> str:
+def _readable_sha256(path: str) -> str:
     """Hash of a file; empty when it may not be read (mode 0000): the host leaves it out."""
     try:
         fd = open_file(path)
     except OSError:
         return ""
+    return _hash_and_close(fd)
+
+
+def sha256(path: str) -> str:
+    """Hash of a file. Raises OSError."""
+    return _hash_and_close(open_file(path))
+
+
+def _hash_and_close(fd: int) -> str:
     digest = hashlib.sha256()
     try:
         while True:
