@@ -1,6 +1,6 @@
 # Short names for scripts/, which do the work and bring what is missing.
 .DEFAULT_GOAL := help
-.PHONY: help check test test-docker bench demo lock clean
+.PHONY: help check test test-all test-docker bench demo lock clean
 
 PY := .venv/bin/python
 
@@ -12,6 +12,9 @@ check:  ## lint, format, types, floors (no tests)
 
 test:  ## everything, as CI does
 	@scripts/test
+
+test-all:  ## everything, the slow tests too
+	@scripts/test --slow
 
 test-docker:  ## only the tests that need a container engine
 	@scripts/test --tests-only -m docker
