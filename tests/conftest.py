@@ -19,10 +19,16 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "massgen-agent:latest"
 SLICES = 7
+
+# No deadline per example: it would measure how busy the machine is.
+settings.register_profile("bounded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("long", settings.get_profile("bounded"), max_examples=50_000)
+settings.load_profile("bounded")
 
 
 @pytest.fixture(scope="session")

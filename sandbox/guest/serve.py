@@ -205,8 +205,11 @@ class Guest:
     def _hello(self, body: dict[str, Any]) -> None:
         if body.get("v") != VERSION:
             raise WireError(f"host speaks version {body.get('v')!r}, this guest speaks {VERSION}")
+        silence_s = body.get("silence_s") or 0
+        if not isinstance(silence_s, (int, float)) or not silence_s >= 0:
+            raise WireError(f"a silence of {silence_s!r} seconds")
         self._greeted = True
-        self._silence_s = float(body.get("silence_s") or 0)
+        self._silence_s = silence_s
         about = {"v": VERSION, "pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()}
         self.send(control_frame(HELLO, 0, about))
 
@@ -221,13 +224,15 @@ class Guest:
                 self.stopped = op == "stop"
                 (self.world.stop_all if self.stopped else self.world.go_all)()
                 self.send(control_frame(CLOSE, number, {"reason": "ok"}))
-            elif op in WORK:
+            elif isinstance(op, str) and op in WORK:
                 self._channels[number] = Task(self, number, WORK[op], request)
             else:
                 raise WireError(f"unknown operation {op!r}")
         except OSError as error:
             message = f"{error.strerror or error}: {error.filename or ''}"
             self.send(control_frame(CLOSE, number, {"reason": "refused", "message": message.rstrip(": ")}))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise WireError(f"a malformed request: {error}") from None
         except RuntimeError as error:  # no thread for a file operation: the sandbox is at its process limit
             self.send(control_frame(CLOSE, number, {"reason": "refused", "message": str(error)}))
 

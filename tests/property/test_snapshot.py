@@ -151,3 +151,21 @@ def test_garbage_manifest_is_a_typed_error(text: str) -> None:
         Snapshot.from_json(text)
     except SnapshotError:
         return
+
+
+@given(ENTRIES, st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 127)), max_size=3), st.integers(0, 5000))
+def test_manifest_with_some_bytes_changed_is_a_typed_error_or_a_clean_one(entries: list[Entry], flips: list, cut: int) -> None:
+    """What a damaged disk or an editor makes of it: SnapshotError, or entries that keep every rule."""
+    text = list(Snapshot(entries=tuple(entries)).to_json())
+    for place, by in flips:
+        if text:
+            text[place % len(text)] = chr(by)
+    try:
+        found = Snapshot.from_json("".join(text[: max(cut, 1)]))
+    except SnapshotError:
+        return
+    for entry in found.entries:
+        assert check_path(entry.path) == entry.path
+        assert 0 <= entry.mode <= 0o777
+        assert entry.size >= 0
+    assert Snapshot.from_json(found.to_json()).id == found.id
