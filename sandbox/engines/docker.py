@@ -27,7 +27,7 @@ import docker.types
 import requests.exceptions
 from docker.utils import kwargs_from_env
 
-from sandbox import owner
+from sandbox import owner, seccomp
 from sandbox.engines.base import EngineFacts, ImageFacts, Link
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, SandboxLost, StartFailed
 from sandbox.plan import GUEST, Bind, Plan, Tmpfs
@@ -338,7 +338,7 @@ def _host_config(plan: Plan, facts: EngineFacts) -> dict[str, Any]:
         "auto_remove": True,
         "read_only": True,
         "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
+        "security_opt": ["no-new-privileges", f"seccomp={seccomp.profile()}"],
         "ipc_mode": "private",
         "cgroupns": "private",
         "log_config": docker.types.LogConfig(type="none"),

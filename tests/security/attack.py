@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox import Limits, Sandbox
+from tests.security.syscalls import NUMBERS
 
 MIB = 1024 * 1024
 SMALL = Limits(
@@ -30,17 +31,6 @@ PRELUDE = r"""
 import ctypes, errno, json, os, platform, signal, socket, stat, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
-NUMBERS = {  # x86_64, aarch64
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "unshare": (272, 97),
-    "setns": (308, 268), "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "process_vm_readv": (310, 270), "ptrace": (101, 117),
-    "init_module": (175, 105), "finit_module": (313, 273), "kexec_load": (246, 104), "reboot": (169, 142),
-    "swapon": (167, 224), "settimeofday": (164, 170), "acct": (163, 89), "quotactl": (179, 60), "syslog": (103, 116),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "fanotify_init": (300, 262), "renameat2": (316, 276),
-    "io_uring_setup": (425, 425), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "mount_setattr": (442, 442), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
-    "sethostname": (170, 161), "process_vm_writev": (311, 271),
-}
 COLUMN = {"x86_64": 0, "aarch64": 1}[platform.machine()]
 seen = {}
 def name_of(error):
@@ -73,7 +63,7 @@ def read(path, count=4096):
 
 async def report(box: Sandbox, program: str, *arguments: str, timeout_s: float = 20) -> dict[str, Any]:
     """Run a program of attempts inside; what came of each."""
-    source = f"{PRELUDE}{program}\nprint(json.dumps(seen))\n"
+    source = f"NUMBERS = {NUMBERS}{PRELUDE}{program}\nprint(json.dumps(seen))\n"
     outcome = await box.run(["python3", "-I", "-c", source, *arguments], timeout_s=timeout_s)
     assert outcome.ok, f"{outcome.reason} {outcome.exit_code} {outcome.message}\n{outcome.stderr.text[-2000:]}"
     return dict(json.loads(outcome.stdout.text.splitlines()[-1]))
