@@ -10,7 +10,6 @@ raised. Errors of `sandbox` are translated here and in `coordination/later.py`, 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
@@ -46,9 +45,7 @@ from massgen.events.log import EventLog, Reader
 from massgen.events.types import ModelCalled, RunFinished, RunStarted
 from massgen.messages import Message, Usage
 from massgen.models.base import Model
-from massgen.models.factory import open_model
-from massgen.models.local import LocalModel
-from massgen.models.pinned import QWEN_CODER, models_folder
+from massgen.models.team import open_models
 from sandbox import Engine, Mount, Sandbox, SandboxError, Store, cache_folder
 from sandbox.probe import require
 
@@ -200,7 +197,7 @@ async def _work(
         tools={BODY: body},
         cwd=_cwd(config),
     )
-    opened = await _open_models(config, models)
+    opened = await open_models(config.agents, models)
     seats = {
         label: Seat(
             label=label,
@@ -282,32 +279,6 @@ def _session(
         max_tokens=agent.backend.max_tokens,
         command_timeout_s=config.sandbox.limits.command_timeout_s,
     )
-
-
-async def _open_models(config: Config, stack: AsyncExitStack) -> dict[str, Model]:
-    """A model per agent; the embedded one is loaded once and shared. Raises ConfigError, ModelError."""
-    local: LocalModel | None = None
-    if any(agent.backend.type == "local" for agent in config.agents):
-        weights = models_folder(os.environ) / QWEN_CODER.file_name
-        local = await stack.enter_async_context(LocalModel.open(weights))
-    found: dict[str, Model] = {}
-    for agent in config.agents:
-        backend = agent.backend
-        found[agent.id] = await stack.enter_async_context(
-            open_model(
-                backend=backend.type,
-                model=backend.model,
-                base_url=backend.base_url or None,
-                api_key=backend.api_key.reveal() if backend.api_key else None,
-                key_source=backend.key_source,
-                temperature=backend.temperature,
-                max_tokens=backend.max_tokens,
-                extra_body=backend.extra_body or None,
-                script=backend.script,
-                local=local,
-            )
-        )
-    return found
 
 
 def _mount(path: ContextPath, context: ContextRules) -> Mount:

@@ -64,13 +64,40 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Image:
+    """A picture for a model that takes them."""
+
+    media_type: str
+    """`image/png`, `image/jpeg`, `image/gif` or `image/webp`."""
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Citation:
+    """Where a provider's own web search found something."""
+
+    url: str
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of a reply as it streams in."""
+
+    kind: Literal["text", "reasoning", "call"]
+    text: str
+    """For `call`: the tool's name, or a piece of its arguments."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn of a transcript: text, calls (assistant) or results (tool)."""
+    """One turn of a transcript: text and images (user), calls (assistant) or results (tool)."""
 
     role: Role
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
     results: tuple[ToolResult, ...] = ()
+    images: tuple[Image, ...] = ()
     native: Any = None
     """The provider's own content of this turn (thinking blocks, signatures), handed back unmodified to the same
     adapter that made it; nobody else looks inside."""
@@ -98,6 +125,9 @@ class Reply:
     calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     stop: Stop = "end"
+    reasoning: str = ""
+    """What the provider shows of its thinking; for people, never part of the transcript's text."""
+    citations: tuple[Citation, ...] = ()
     native: Any = None
 
     def as_message(self) -> Message:

@@ -80,11 +80,12 @@ def _models(places: Places) -> list[Finding]:
     """Keys by the names of their variables, never their values; the local model's weights."""
     import importlib.util
 
-    from massgen.config.keys import KEY_VARIABLES, environment
+    from massgen.config.backends import all_variables, spellings
+    from massgen.config.keys import environment
     from massgen.models.pinned import QWEN_CODER, models_folder, usable
 
     env = environment(os.environ, places)
-    names = [n for n in dict.fromkeys(KEY_VARIABLES.values()) if env.get(n)]
+    names = [n for variable in all_variables() for n in spellings(variable) if env.get(n)]
     none = "export ANTHROPIC_API_KEY or OPENAI_API_KEY, or put it into ./.env; `massgen demo` needs none"
     keys = Finding(name="keys", state="ok", detail=", ".join(names) + " (they stay on this side)")
     if not names:

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+from massgen.config.backends import BACKENDS, TABLE, BackendType, backend_for
 from massgen.config.keys import base_url, find_key
-from massgen.config.model import BACKENDS, LOCAL_MODEL, AgentConfig, BackendConfig, BackendType
+from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig
 from massgen.config.schema import RawAgent, RawBackend, RawConfig, RawParams, RawPath, check_backend_type, unknown_backend
 from massgen.config.source import Document, Path_
 from massgen.errors import ConfigError
@@ -87,9 +89,7 @@ def _backend(
 ) -> BackendConfig:
     check_backend_type(document, (*at, "type"), raw.type)
     kind: BackendType = next(b for b in BACKENDS if b == raw.type)
-    for key, kinds in _ONLY_FOR.items():
-        if getattr(raw, key) is not None and kind not in kinds:
-            raise document.error((*at, key), f"is not for the backend `{kind}` (only {', '.join(kinds)}); remove it")
+    _check_taken(document, at, raw, kind)
     model = raw.model or {"local": LOCAL_MODEL, "scripted": "scripted"}.get(kind, "")
     if not model:
         raise document.error(at, f"needs the key `model` (the backend `{kind}` has no default)")
@@ -97,11 +97,15 @@ def _backend(
         url = base_url(raw.base_url) if raw.base_url is not None else ""
     except ConfigError as error:
         raise document.error((*at, "base_url"), str(error)) from error
+    if kind == "azure_openai":
+        url = url or env.get("AZURE_OPENAI_ENDPOINT", "")
+    if not url and not TABLE[kind].url and "base_url" in TABLE[kind].takes:
+        raise document.error(at, f"needs the key `base_url`: the backend `{kind}` has an endpoint for each customer")
     secret, source = find_key(kind, url, raw.api_key, env)
     if source and secret is None:
         raise document.error(at, _no_key(source, model))
-    temperature = raw.temperature if raw.temperature is not None else params.temperature
-    body = raw.extra_body if raw.extra_body is not None else params.extra_body
+    asked = _Asked(raw, params, TABLE[kind].takes)
+    _check_together(document, at, asked, model)
     return BackendConfig(
         type=kind,
         model=model,
@@ -109,28 +113,99 @@ def _backend(
         api_key=secret,
         key_source=source,
         script=_script(document, at, raw, folder) if kind == "scripted" else None,
-        temperature=None if kind == "claude" else temperature,
-        max_tokens=raw.max_tokens if raw.max_tokens is not None else params.max_tokens,
-        extra_body=dict(body or {}) if kind in _ONLY_FOR["extra_body"] else {},
+        api_version=raw.api_version or env.get("AZURE_OPENAI_API_VERSION", "") if kind == "azure_openai" else "",
+        temperature=asked.value("temperature"),
+        top_p=asked.value("top_p"),
+        max_tokens=asked.value("max_tokens"),
+        verbosity=raw.text.verbosity if raw.text else None,
+        effort=raw.reasoning.effort if raw.reasoning else None,
+        summary=raw.reasoning.summary if raw.reasoning else None,
+        thinking_tokens=raw.max_thinking_tokens,
+        hosted=_hosted(asked, model),
+        search=asked.search(),
+        extra_body=dict(asked.value("extra_body") or {}),
     )
+
+
+class _Asked:
+    """One agent's settings over everybody's; what the backend has no meaning for is not among them."""
+
+    def __init__(self, raw: RawBackend, params: RawParams, takes: frozenset[str]) -> None:
+        self._raw = raw
+        self._params = params
+        self._takes = takes
+
+    def value(self, key: str) -> Any:  # noqa: ANN401 - whatever the schema says of the key
+        """The setting, or None."""
+        own = getattr(self._raw, key, None)
+        return None if key not in self._takes else own if own is not None else getattr(self._params, key, None)
+
+    def search(self) -> dict[str, Any]:
+        """Of the web search, what was said."""
+        said = {
+            "max_results": self.value("max_search_results"),
+            "mode": self.value("search_mode"),
+            "citations": self.value("return_citations"),
+        }
+        return {key: value for key, value in said.items() if value is not None}
+
+
+def _check_taken(document: Document, at: Path_, raw: RawBackend, kind: BackendType) -> None:
+    """A setting that this backend would not keep is an error, not a surprise."""
+    row = TABLE[kind]
+    for key in raw.model_fields_set - {"type", "model", "cwd", "context_paths"}:
+        if getattr(raw, key) is not None and key not in row.takes | row.ignores:
+            kinds = [name for name in BACKENDS if key in TABLE[name].takes]
+            raise document.error((*at, key), f"is not for the backend `{kind}` (only {', '.join(kinds)}); remove it")
+
+
+def _check_together(document: Document, at: Path_, asked: _Asked, model: str) -> None:
+    """What a provider refuses in combination, before it costs a call."""
+    body = asked.value("extra_body") or {}
+    if asked.value("enable_web_search") and "search_parameters" in body:
+        raise document.error(
+            (*at, "extra_body"), "`search_parameters` and `enable_web_search` say the same thing twice; keep one"
+        )
+    reasoning = asked.value("reasoning")
+    if asked.value("enable_web_search") and reasoning and reasoning.effort == "minimal":
+        raise document.error(
+            (*at, "reasoning"), f"`{model}` cannot search the web with effort `minimal`; raise it, or do not search"
+        )
+
+
+def _hosted(asked: _Asked, model: str) -> frozenset[Literal["web_search", "code_execution"]]:
+    wanted: set[Literal["web_search", "code_execution"]] = set()
+    if _tools_exclude_hosted(model):
+        return frozenset()
+    if asked.value("enable_web_search"):
+        wanted.add("web_search")
+    if asked.value("enable_code_execution") or asked.value("enable_code_interpreter"):
+        wanted.add("code_execution")
+    return frozenset(wanted)
+
+
+def _tools_exclude_hosted(model: str) -> bool:
+    """Gemini before 3 takes either its own tools or ours, and an agent cannot do without ours."""
+    return re.match(r"gemini-[12]\b", model) is not None
 
 
 def _ignored(raw: RawBackend, params: RawParams) -> list[str]:
     """What is accepted without effect, to be said once."""
     out = []
-    if raw.type == "claude" and (raw.temperature is not None or params.temperature is not None):
-        out.append("`temperature` is ignored for claude: the provider no longer takes it")
+    kind = next(b for b in BACKENDS if b == raw.type)
+    out += [
+        f"`{key}` is ignored for {kind}: the provider no longer takes it"
+        for key in sorted(TABLE[kind].ignores)
+        if getattr(raw, key) is not None or getattr(params, key, None) is not None
+    ]
+    hosted = raw.enable_web_search or raw.enable_code_execution or params.enable_web_search or params.enable_code_execution
+    if hosted and _tools_exclude_hosted(raw.model or ""):
+        out.append(
+            f"`{raw.model}` takes either the provider's tools or an agent's own: its web search and code execution stay off"
+        )
     if raw.cwd is not None:
         out.append("`cwd` is ignored: an agent's workspace lives in its container (/workspace) and ends with it")
     return out
-
-
-_ONLY_FOR = {
-    "script": ("scripted",),
-    "extra_body": ("chatcompletion", "claude"),
-    "base_url": ("chatcompletion", "claude"),
-    "api_key": ("chatcompletion", "claude"),
-}
 
 
 def _no_key(variable: str, model: str) -> str:
@@ -171,13 +246,10 @@ def _kind(single: Single) -> BackendType:
         return next(b for b in BACKENDS if b == single.backend)
     if single.base_url:
         return "chatcompletion"
-    name = single.model.lower()
-    if name.startswith("claude"):
-        return "claude"
-    if name in ("local", LOCAL_MODEL.lower()):
+    if single.model.lower() in ("local", LOCAL_MODEL.lower()):
         return "local"
-    if re.match(r"(gpt-|chatgpt-|o\d)", name):
-        return "chatcompletion"
+    if known := backend_for(single.model):
+        return known
     raise ConfigError(f"no backend is known for the model {single.model!r}; add --backend ({', '.join(BACKENDS)}) or --base-url")
 
 

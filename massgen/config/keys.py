@@ -12,27 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from massgen.config.model import BackendType, Secret
+from massgen.config.backends import PRESETS, TABLE, BackendType, spellings, variable_for
+from massgen.config.model import Secret
 from massgen.config.paths import Places
 from massgen.errors import ConfigError
-
-KEY_VARIABLES: dict[str, str] = {
-    "api.anthropic.com": "ANTHROPIC_API_KEY",
-    "api.openai.com": "OPENAI_API_KEY",
-    "api.cerebras.ai": "CEREBRAS_API_KEY",
-    "api.deepseek.com": "DEEPSEEK_API_KEY",
-    "api.fireworks.ai": "FIREWORKS_API_KEY",
-    "api.groq.com": "GROQ_API_KEY",
-    "api.moonshot.ai": "MOONSHOT_API_KEY",
-    "api.poe.com": "POE_API_KEY",
-    "api.studio.nebius.com": "NEBIUS_API_KEY",
-    "api.together.xyz": "TOGETHER_API_KEY",
-    "dashscope-intl.aliyuncs.com": "QWEN_API_KEY",
-    "openrouter.ai": "OPENROUTER_API_KEY",
-}
-"""By the host of the base URL; any other host takes `MASSGEN_API_KEY`."""
-
-OTHER_HOST = "MASSGEN_API_KEY"
 
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*\Z")
 
@@ -69,7 +52,12 @@ def _unquoted(value: str) -> str:
 
 
 def base_url(url: str) -> str:
-    """The URL as SDKs want it: without `/chat/completions` and closing slashes. Raises ConfigError when it is none."""
+    """The URL as SDKs want it: without `/chat/completions` and closing slashes; the name of a known provider is its URL.
+
+    Raises ConfigError when it is none.
+    """
+    if preset := PRESETS.get(url.strip().lower()):
+        return preset.url
     trimmed = url.strip().rstrip("/").removesuffix("/chat/completions").rstrip("/")
     try:
         parts = urlsplit(trimmed)
@@ -77,7 +65,10 @@ def base_url(url: str) -> str:
     except ValueError:
         parts, usable = urlsplit(""), False
     if not usable or any(c.isspace() or not c.isprintable() for c in trimmed):
-        raise ConfigError(f"base_url {url[:100]!r} is not a web address; it looks like http://127.0.0.1:8000/v1")
+        raise ConfigError(
+            f"base_url {url[:100]!r} is not a web address; it looks like http://127.0.0.1:8000/v1, "
+            f"or is one of {', '.join(PRESETS)}"
+        )
     if parts.username or parts.password:
         raise ConfigError("base_url has a user name or password in it; put the key into `api_key: ${VARIABLE}` instead")
     return trimmed
@@ -94,23 +85,34 @@ def is_this_machine(url: str) -> bool:
 
 def key_variable(backend: BackendType, url: str) -> str:
     """The variable that holds the key of this endpoint; empty when no key is needed."""
-    if backend in ("scripted", "local"):
-        return ""
-    host = (urlsplit(url).hostname or "").lower()
-    if not host:
-        return "ANTHROPIC_API_KEY" if backend == "claude" else "OPENAI_API_KEY"
-    return "" if is_this_machine(url) else KEY_VARIABLES.get(host, OTHER_HOST)
+    return "" if url and is_this_machine(url) else variable_for(backend, url)
 
 
 def find_key(backend: BackendType, url: str, given: str | None, env: Mapping[str, str]) -> tuple[Secret | None, str]:
     """The key and where it came from: `api_key` of the config first, else the endpoint's variable.
 
-    (None, "") when none is needed; (None, VARIABLE) when the variable is needed and not set.
+    (None, "") when none is needed; (None, VARIABLE) when the variable is needed and not set. Raises ConfigError when a key
+    would travel in the clear.
     """
-    if backend in ("scripted", "local"):
+    if "api_key" not in TABLE[backend].takes:
         return None, ""
-    if given:
-        return Secret(given.strip()), "config"
     variable = key_variable(backend, url)
-    value = env.get(variable, "").strip() if variable else ""
-    return (Secret(value) if value else None), variable
+    key, source = (given.strip(), "config") if given else _looked_up(variable, env)
+    if key:
+        _check_clear(url, source)
+    return (Secret(key) if key else None), source
+
+
+def _looked_up(variable: str, env: Mapping[str, str]) -> tuple[str, str]:
+    for name in spellings(variable) if variable else ():
+        if value := env.get(name, "").strip():
+            return value, name
+    return "", variable
+
+
+def _check_clear(url: str, source: str) -> None:
+    if urlsplit(url).scheme == "http" and not is_this_machine(url):
+        raise ConfigError(
+            f"the key from {source} would be sent to {url} unencrypted, for everybody in between to read; use https, "
+            "or, for a server that checks no key, give neither api_key nor the variable"
+        )

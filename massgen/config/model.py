@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from massgen.config.backends import BackendType
 from sandbox.spec import Limits
-
-BackendType = Literal["scripted", "chatcompletion", "claude", "local"]
-BACKENDS: tuple[BackendType, ...] = get_args(BackendType)
 
 WriteMode = Literal["apply", "review", "direct", "never"]
 WRITE_MODES: tuple[WriteMode, ...] = get_args(WriteMode)
@@ -67,10 +65,21 @@ class BackendConfig:
     """Where the key came from: a variable's name, or `config`. Never the key."""
     script: Path | None = None
     """The recorded replies of a scripted model; set exactly when `type` is `scripted`."""
+    api_version: str = ""
+    """Of Azure's API; empty: the current one."""
     temperature: float | None = None
+    top_p: float | None = None
     max_tokens: int | None = None
+    verbosity: str | None = None
+    effort: str | None = None
+    summary: str | None = None
+    thinking_tokens: int | None = None
+    hosted: frozenset[Literal["web_search", "code_execution"]] = frozenset()
+    """Tools that the provider runs itself, asked for in the config."""
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """`max_results`, `mode`, `citations` of the provider's web search."""
     extra_body: Mapping[str, Any] = field(default_factory=dict)
-    """Merged into the request's JSON as it is (chatcompletion, claude)."""
+    """Merged into the request's JSON as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

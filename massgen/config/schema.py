@@ -13,13 +13,15 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from massgen.config.model import BACKENDS, DisplayType, Permission, WriteMode
+from massgen.config.backends import BACKENDS
+from massgen.config.model import DisplayType, Permission, WriteMode
 from massgen.config.source import Document, Path_, dotted
 from massgen.errors import ConfigError
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class _Raw(BaseModel):
@@ -34,6 +36,19 @@ class RawPath(_Raw):
     protected_paths: list[str] = []
 
 
+class RawText(_Raw):
+    """`backend.text`."""
+
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class RawReasoning(_Raw):
+    """`backend.reasoning`."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
 class RawBackend(_Raw):
     """`agents[].backend`."""
 
@@ -42,8 +57,19 @@ class RawBackend(_Raw):
     api_key: str | None = None
     base_url: str | None = None
     cwd: str | None = None
+    api_version: str | None = None
     temperature: Temperature | None = None
+    top_p: Share | None = None
     max_tokens: Count | None = None
+    text: RawText | None = None
+    reasoning: RawReasoning | None = None
+    max_thinking_tokens: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    enable_web_search: bool | None = None
+    enable_code_execution: bool | None = None
+    enable_code_interpreter: bool | None = None
+    max_search_results: Annotated[int, Field(ge=1, le=100)] | None = None
+    search_mode: Literal["auto", "on", "off"] | None = None
+    return_citations: bool | None = None
     extra_body: dict[str, Any] | None = None
     script: str | None = None
     context_paths: list[RawPath] = []
@@ -53,7 +79,11 @@ class RawParams(_Raw):
     """`backend_params`: defaults for every agent's backend."""
 
     temperature: Temperature | None = None
+    top_p: Share | None = None
     max_tokens: Count | None = None
+    enable_web_search: bool | None = None
+    enable_code_execution: bool | None = None
+    enable_code_interpreter: bool | None = None
     extra_body: dict[str, Any] | None = None
 
 
@@ -122,7 +152,9 @@ _MODELS: dict[str, type[_Raw]] = {
     "backend_params": RawParams,
     "context_paths": RawPath,
     "orchestrator": RawOrchestrator,
+    "reasoning": RawReasoning,
     "sandbox": RawSandbox,
+    "text": RawText,
     "timeout_settings": RawTimeouts,
     "ui": RawUi,
 }
@@ -133,19 +165,8 @@ LATER: dict[str, frozenset[str]] = {
     "agent": frozenset({"sandbox", "allowed_tools", "exclude_tools"}),
     "backend": frozenset(
         {
-            "top_p",
-            "text",
-            "reasoning",
-            "max_thinking_tokens",
-            "api_version",
             "system_prompt",
             "append_system_prompt",
-            "enable_web_search",
-            "enable_code_execution",
-            "enable_code_interpreter",
-            "return_citations",
-            "max_search_results",
-            "search_mode",
             "disallowed_tools",
             "permission_mode",
             "mcp_servers",
@@ -153,7 +174,6 @@ LATER: dict[str, frozenset[str]] = {
             "exclude_tools",
         }
     ),
-    "backend_params": frozenset({"top_p", "enable_web_search", "enable_code_execution", "enable_code_interpreter"}),
     "context_paths": frozenset({"mount_at"}),
     "orchestrator": frozenset(
         {"consensus", "max_debates", "answer_novelty", "enable_planning_mode", "planning_mode_instruction"}
@@ -164,15 +184,6 @@ LATER: dict[str, frozenset[str]] = {
 
 LATER_BACKENDS = frozenset(
     {
-        "openai",
-        "azure_openai",
-        "grok",
-        "zai",
-        "gemini",
-        "lmstudio",
-        "vllm",
-        "sglang",
-        "ollama",
         "claude_code",
         "codex",
         "gemini_cli",

@@ -2,17 +2,19 @@
 
 "OpenAI-compatible" is a family of habits. What is tolerated here, each seen in a server people use: parallel calls
 all numbered 0 but with ids of their own, calls without number or id, the finish reason `stop` after tool calls,
-arguments that are an object instead of its JSON text, usage in every chunk.
+arguments that are an object instead of its JSON text, usage in every chunk, reasoning under two names. What a server
+wants back unread (reasoning details, signatures of calls) is kept as the message's `native`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from massgen.messages import Message, Reply, Stop, ToolCall, ToolSpec, Usage
+from massgen.messages import Citation, Image, Message, Piece, Reply, Stop, ToolCall, ToolSpec, Usage
 
 _STOPS: Final[Mapping[str, Stop]] = {
     "stop": "end",
@@ -30,16 +32,28 @@ def to_wire(messages: Iterable[Message]) -> list[dict[str, Any]]:
         match message.role:
             case "tool":
                 wire += [{"role": "tool", "tool_call_id": result.call_id, "content": result.text} for result in message.results]
-            case "assistant" if message.calls:
-                wire.append(
-                    {
-                        "role": "assistant",
-                        "content": message.text or None,
-                        "tool_calls": [_call_to_wire(c) for c in message.calls],
-                    }
-                )
+            case "assistant":
+                wire.append(_assistant(message))
+            case "user" if message.images:
+                shown = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in message.images]
+                wire.append({"role": "user", "content": [{"type": "text", "text": message.text}, *shown]})
             case role:
                 wire.append({"role": role, "content": message.text})
+    return wire
+
+
+def data_url(image: Image) -> str:
+    """A picture as text that needs no second request."""
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
+
+
+def _assistant(message: Message) -> dict[str, Any]:
+    native = message.native if isinstance(message.native, Mapping) else {}
+    wire: dict[str, Any] = {"role": "assistant", "content": message.text, **native.get("message", {})}
+    if message.calls:
+        extra = native.get("calls", {})
+        wire["content"] = message.text or None
+        wire["tool_calls"] = [_call_to_wire(call) | extra.get(call.id, {}) for call in message.calls]
     return wire
 
 
@@ -85,6 +99,13 @@ class _Slot:
     id: str = ""
     name: str = ""
     text: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What the server wants back with the call, such as a signature."""
+
+
+_RETURNED: Final = ("reasoning_details",)
+"""Fields of a message that some servers must see again to go on thinking."""
+_RETURNED_CALL: Final = ("extra_content",)
 
 
 @dataclass
@@ -98,28 +119,41 @@ class Parts:
     _slots: list[_Slot] = field(default_factory=list)
     _numbers: dict[int, _Slot] = field(default_factory=dict)
     _refused: bool = False
+    _thought: list[str] = field(default_factory=list)
+    _returned: dict[str, list[Any]] = field(default_factory=dict)
+    _cited: dict[str, Citation] = field(default_factory=dict)
     _usage: Usage = field(default_factory=Usage)
 
-    def add(self, chunk: Mapping[str, Any]) -> str:
-        """Take in one chunk; gives its piece of text. Raises: TypeError, ValueError, … for what is no chunk."""
+    def add(self, chunk: Mapping[str, Any]) -> list[Piece]:
+        """Take in one chunk. Raises: TypeError, ValueError, … for what is no chunk."""
         self.seen = True
         if usage := chunk.get("usage"):
             self._usage = _usage(usage)
-        piece = ""
+        self._cite(chunk.get("citations"))
+        pieces: list[Piece] = []
         for choice in (chunk.get("choices") or [])[:1]:
             delta = choice.get("delta") or {}
-            for call in delta.get("tool_calls") or ():
-                self._add_call(call)
+            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            text = (delta.get("content") or "") + (delta.get("refusal") or "")
+            self._thought.append(thought)
+            self._text.append(text)
+            pieces += [Piece(kind="reasoning", text=thought), Piece(kind="text", text=text)]
+            pieces += [Piece(kind="call", text=self._add_call(call)) for call in delta.get("tool_calls") or ()]
             self._refused = self._refused or bool(delta.get("refusal"))
-            piece += (delta.get("content") or "") + (delta.get("refusal") or "")
+            self._cite(delta.get("annotations"))
+            for name in _RETURNED:
+                self._returned.setdefault(name, []).extend(delta.get(name) or ())
             self.finish = choice.get("finish_reason") or self.finish
-        self._text.append(piece)
-        return piece
+        return pieces
 
-    def add_whole(self, completion: Mapping[str, Any]) -> str:
+    def add_whole(self, answer: Mapping[str, Any]) -> list[Piece]:
         """Take in a reply that was not streamed."""
-        choices = [{**choice, "delta": choice.get("message")} for choice in completion["choices"]]
-        return self.add({"choices": choices, "usage": completion.get("usage")})
+        choices = [{**choice, "delta": choice.get("message")} for choice in answer["choices"]]
+        return self.add({**answer, "choices": choices})
+
+    def complete(self) -> bool:
+        """Whether a finish reason came."""
+        return self.finish is not None
 
     def reply(self) -> Reply:
         """The reply, when everything has come."""
@@ -129,15 +163,36 @@ class Parts:
             stop = "refusal"
         elif calls and stop == "end":
             stop = "tools"
-        return Reply(text="".join(self._text), calls=calls, usage=self._usage, stop=stop)
+        returned = {name: value for name, value in self._returned.items() if value}
+        signed = {call.id: slot.extra for call, slot in zip(calls, self._slots, strict=True) if slot.extra}
+        return Reply(
+            text="".join(self._text),
+            calls=calls,
+            usage=self._usage,
+            stop=stop,
+            reasoning="".join(self._thought),
+            citations=tuple(self._cited.values()),
+            native={"message": returned, "calls": signed} if returned or signed else None,
+        )
 
-    def _add_call(self, call: Mapping[str, Any]) -> None:
+    def _add_call(self, call: Mapping[str, Any]) -> str:
         slot = self._slot(call.get("index"), call.get("id") or "")
         function = call.get("function") or {}
         # Set once, not joined: servers that repeat the name in each chunk exist, servers that split it were not found.
+        named = not slot.name and function.get("name")
         slot.name = slot.name or function.get("name") or ""
+        slot.extra |= {name: call[name] for name in _RETURNED_CALL if call.get(name)}
         arguments = function.get("arguments")
-        slot.text += arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
+        piece = arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
+        slot.text += piece
+        return f"{slot.name} {piece}" if named else piece
+
+    def _cite(self, found: Any) -> None:  # noqa: ANN401  # JSON of the wire
+        """Addresses in either of two shapes: plain text, or an annotation."""
+        for one in found or ():
+            about = one.get("url_citation") or one if isinstance(one, Mapping) else {"url": one}
+            if url := about.get("url"):
+                self._cited.setdefault(str(url), Citation(url=str(url), title=str(about.get("title") or "")))
 
     def _slot(self, number: int | None, call_id: str) -> _Slot:
         known = self._numbers.get(number) if number is not None else (self._slots[-1] if self._slots and not call_id else None)

@@ -8,25 +8,27 @@ that one config can serve several providers.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import anyio
 
-from massgen.errors import ConfigError, ModelError
+from massgen.errors import ConfigError
 from massgen.messages import Reply, Request
-from massgen.models.base import OnText
+from massgen.models.base import OnPiece, Options
+from massgen.models.chat import refuses_streaming
 from massgen.models.claude_wire import Blocks, to_wire, tools_to_wire
+from massgen.models.streamed import Heard, Refusal, assemble
 from massgen.models.translate import Endpoint
 
 ANTHROPIC_URL: Final = "https://api.anthropic.com"
-IGNORES: Final = ("temperature", "seed")
+IGNORES: Final = ("temperature", "top_p", "seed")
 """What a config may ask for and the provider does not take."""
 MAX_TOKENS: Final = 16_384
 """The API wants a figure. Room for a long file with thinking before it, and below the output limit of every model
 that is still served."""
+MIN_ANSWER_TOKENS: Final = 4096
+"""Left for the answer beside the thinking that was asked for."""
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 600.0
 
@@ -41,8 +43,7 @@ class ClaudeModel:
         api_key: str,
         base_url: str = ANTHROPIC_URL,
         key_source: str = "",
-        max_tokens: int | None = None,
-        extra_body: Mapping[str, Any] | None = None,
+        options: Options = Options(),  # noqa: B008 - frozen
         silence_s: float = SILENCE_S,
     ) -> None:
         """`base_url` may end in /v1 or /v1/messages. Raises: ConfigError without a key."""
@@ -54,57 +55,48 @@ class ClaudeModel:
         self.name = model
         self.key_source = key_source
         self._endpoint = Endpoint(base_url=url, model=model, key_source=key_source, key=api_key)
-        self._max_tokens = max_tokens or MAX_TOKENS
-        self._extra_body = dict(extra_body or {})
+        self._options = options
         self._silence_s = silence_s
         self._streams = True
         timeout = anthropic.Timeout(silence_s, connect=CONNECT_S)
         self._client = anthropic.AsyncAnthropic(api_key=api_key, base_url=url, max_retries=0, timeout=timeout)
+        # ANTHROPIC_CUSTOM_HEADERS would go to whatever URL it is; no constructor argument keeps it out.
+        self._client._custom_headers = {}  # noqa: SLF001
 
-    async def complete(self, request: Request, *, on_text: OnText | None = None) -> Reply:
+    async def complete(self, request: Request, *, on_piece: OnPiece | None = None) -> Reply:
         """One completion. Raises: ModelError."""
-        import anthropic
-
         while True:
             try:
-                return await self._ask(request, on_text)
-            except anthropic.APIStatusError as error:
-                if not self._streams or not _refuses_streaming(error.status_code, _said(error)):
-                    raise self._translated(error) from self._endpoint.cause(error)
+                heard = self._ask(self._body(request), stream=self._streams)
+                return await assemble(heard, Blocks(), self._endpoint, on_piece)
+            except Refusal as refusal:
+                if not self._streams or not _refuses_streaming(refusal.status, refusal.said):
+                    raise refusal.meaning from refusal.__cause__
                 self._streams = False
-            except anthropic.AnthropicError as error:
-                raise self._translated(error) from self._endpoint.cause(error)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _ask(self, request: Request, on_text: OnText | None) -> Reply:
-        blocks = Blocks()
-        async with aclosing(self._pieces(self._body(request), blocks)) as pieces:
-            async for piece in pieces:
-                if piece and on_text is not None:
-                    on_text(piece)
-        if blocks.stop_reason is None:
-            raise self._endpoint.cut_off() if blocks.seen else self._endpoint.garbage("nothing in it")
-        return blocks.reply()
-
-    async def _pieces(self, body: dict[str, Any], blocks: Blocks) -> AsyncGenerator[str]:
-        """Ask, and fill `blocks`. A generator, so that a mistake in `on_text` is not taken for a bad reply."""
+    async def _ask(self, body: dict[str, Any], *, stream: bool) -> AsyncGenerator[Heard]:
+        """Ask and listen. Raises: Refusal, ModelError."""
+        import anthropic
         import httpx2
 
         try:
-            if not self._streams:
+            if not stream:
                 message = await self._client.messages.create(**body)
-                yield blocks.add_whole(message.to_dict(warnings=False))
+                yield Heard(message.to_dict(warnings=False), whole=True)
                 return
-            async with await self._client.messages.create(**body, stream=True) as stream:
-                if stream.response.headers.get("content-type", "").startswith("application/json"):
+            async with await self._client.messages.create(**body, stream=True) as events:
+                if events.response.headers.get("content-type", "").startswith("application/json"):
                     # Asked to stream, the server ignored it. Its answer is paid for: read it as what it is.
-                    yield blocks.add_whole(json.loads(await stream.response.aread()))
+                    yield Heard(json.loads(await events.response.aread()), whole=True)
                     return
-                async for event in stream:
-                    yield blocks.add(event.to_dict(warnings=False))
+                async for event in events:
+                    yield Heard(event.to_dict(warnings=False))
+        except anthropic.AnthropicError as error:
+            raise self._refusal(error) from self._endpoint.cause(error)
         except (httpx2.HTTPError, OSError, anyio.EndOfStream) as error:
             # In the middle of a stream the SDK lets the transport's own errors through.
             raise self._endpoint.broken(error, self._silence_s) from self._endpoint.cause(error)
@@ -112,31 +104,39 @@ class ClaudeModel:
             raise self._endpoint.garbage(f"{error!r}") from self._endpoint.cause(error)
 
     def _body(self, request: Request) -> dict[str, Any]:
+        options = self._options
         system, messages = to_wire(request.messages)
-        body: dict[str, Any] = {
-            "model": self.name,
-            "messages": messages,
-            "max_tokens": request.max_tokens or self._max_tokens,
-            "extra_body": self._extra_body,
-        }
+        room = request.max_tokens or options.max_tokens or MAX_TOKENS
+        body: dict[str, Any] = {"model": self.name, "messages": messages, "extra_body": dict(options.extra_body)}
+        if options.thinking_tokens is not None:
+            if options.thinking_tokens:
+                body["thinking"] = {"type": "enabled", "budget_tokens": options.thinking_tokens}
+                room = max(room, options.thinking_tokens + MIN_ANSWER_TOKENS)  # the API counts thinking as output
+            else:
+                body["thinking"] = {"type": "disabled"}
+        body["max_tokens"] = room
+        if options.effort:
+            body["output_config"] = {"effort": options.effort}
         if system:
             body["system"] = system
-        if request.tools:
-            body["tools"] = tools_to_wire(request.tools)
+        if tools := tools_to_wire(request.tools, options):
+            body["tools"] = tools
         return body
 
-    def _translated(self, error: Exception) -> ModelError:
+    def _refusal(self, error: Exception) -> Refusal:
         import anthropic
 
         if isinstance(error, anthropic.APIConnectionError):
-            return self._endpoint.broken(error, self._silence_s)
+            return Refusal(self._endpoint.broken(error, self._silence_s))
         if isinstance(error, anthropic.APIStatusError):
-            return self._endpoint.failure(error.status_code, error.type or "", _said(error), error.response.headers)
-        return self._endpoint.garbage(f"{error}")
+            said = _said(error)
+            meaning = self._endpoint.failure(error.status_code, error.type or "", said, error.response.headers)
+            return Refusal(meaning, status=error.status_code, said=said)
+        return Refusal(self._endpoint.garbage(f"{error}"))
 
 
 def _refuses_streaming(status: int, said: str) -> bool:
-    return status in (400, 404, 405, 415, 422, 501) and re.search(r"\bstream(ing|ed)?\b", said, re.IGNORECASE) is not None
+    return status in (400, 404, 405, 415, 422, 501) and refuses_streaming(said)
 
 
 def _said(error: Any) -> str:  # noqa: ANN401  # the SDK is imported late, so its types have no names here

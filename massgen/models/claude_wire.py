@@ -7,12 +7,14 @@ text of the arguments is kept and parsed once, strictly, at the end.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from massgen.messages import Message, Reply, Stop, ToolCall, ToolSpec, Usage
+from massgen.messages import Citation, Message, Piece, Reply, Stop, ToolCall, ToolSpec, Usage
+from massgen.models.base import Options
 from massgen.models.chat_wire import read_args, shown_args
 
 _STOPS: Final[Mapping[str, Stop]] = {
@@ -25,6 +27,11 @@ _STOPS: Final[Mapping[str, Stop]] = {
     "model_context_window_exceeded": "length",
     "pause_turn": "length",
 }
+
+
+WEB_SEARCH: Final = "web_search_20250305"
+CODE_EXECUTION: Final = "code_execution_20250825"
+"""The versions that every model still served takes."""
 
 
 def to_wire(messages: Iterable[Message]) -> tuple[str, list[dict[str, Any]]]:
@@ -46,9 +53,15 @@ def to_wire(messages: Iterable[Message]) -> tuple[str, list[dict[str, Any]]]:
     return "\n\n".join(system), wire
 
 
-def tools_to_wire(tools: Iterable[ToolSpec]) -> list[dict[str, Any]]:
-    """Tool descriptions as the `tools` of a request."""
-    return [{"name": tool.name, "description": tool.description, "input_schema": dict(tool.parameters)} for tool in tools]
+def tools_to_wire(tools: Iterable[ToolSpec], options: Options = Options()) -> list[dict[str, Any]]:  # noqa: B008 - frozen
+    """Tool descriptions as the `tools` of a request, and the provider's own tools that the config asks for."""
+    wire = [{"name": tool.name, "description": tool.description, "input_schema": dict(tool.parameters)} for tool in tools]
+    if "web_search" in options.hosted:
+        most = options.search.get("max_results")
+        wire.append({"type": WEB_SEARCH, "name": "web_search"} | ({"max_uses": most} if most is not None else {}))
+    if "code_execution" in options.hosted:
+        wire.append({"type": CODE_EXECUTION, "name": "code_execution"})
+    return wire
 
 
 def _blocks(message: Message) -> list[dict[str, Any]]:
@@ -61,7 +74,18 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
         {"type": "tool_result", "tool_use_id": result.call_id, "content": result.text or "(nothing)", "is_error": not result.ok}
         for result in message.results
     ]
-    return [*results, *text, *calls]
+    images = [
+        {
+            "type": "image",
+            "source": {
+                "type": "base64",
+                "media_type": image.media_type,
+                "data": base64.b64encode(image.data).decode("ascii"),
+            },
+        }
+        for image in message.images
+    ]
+    return [*results, *images, *text, *calls]
 
 
 @dataclass
@@ -75,32 +99,41 @@ class Blocks:
     _args: dict[int, str] = field(default_factory=dict)
     _usage: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, event: Mapping[str, Any]) -> str:
-        """Take in one event; gives its piece of text. Raises: KeyError, TypeError, … for what is no event."""
+    def add(self, event: Mapping[str, Any]) -> list[Piece]:
+        """Take in one event. Raises: KeyError, TypeError, … for what is no event."""
         self.seen = True
         match event["type"]:
             case "message_start":
                 self._count(event["message"].get("usage"))
             case "content_block_start":
-                self._blocks[event["index"]] = dict(event["content_block"])
-                return str(event["content_block"].get("text") or "")
+                block = dict(event["content_block"])
+                self._blocks[event["index"]] = block
+                if block.get("type") == "tool_use":
+                    return [Piece(kind="call", text=f"{block['name']} ")]
+                return [Piece(kind="text", text=str(block.get("text") or ""))]
             case "content_block_delta":
                 return self._grow(event["index"], event["delta"])
             case "message_delta":
                 self.stop_reason = event["delta"].get("stop_reason") or self.stop_reason
                 self._count(event.get("usage"))
-        return ""
+        return []
 
-    def add_whole(self, message: Mapping[str, Any]) -> str:
+    def add_whole(self, answer: Mapping[str, Any]) -> list[Piece]:
         """Take in a reply that was not streamed."""
         self.seen = True
-        self._blocks = {number: dict(block) for number, block in enumerate(message["content"])}
+        self._blocks = {number: dict(block) for number, block in enumerate(answer["content"])}
         self._args = {
-            number: json.dumps(block["input"]) for number, block in self._blocks.items() if block.get("type") == "tool_use"
+            number: json.dumps(block["input"])
+            for number, block in self._blocks.items()
+            if block.get("type") in ("tool_use", "server_tool_use")
         }
-        self.stop_reason = message["stop_reason"]
-        self._count(message.get("usage"))
-        return self._text()
+        self.stop_reason = answer["stop_reason"]
+        self._count(answer.get("usage"))
+        return [Piece(kind="reasoning", text=self._reasoning()), Piece(kind="text", text=self._text())]
+
+    def complete(self) -> bool:
+        """Whether a stop reason came."""
+        return self.stop_reason is not None
 
     def reply(self) -> Reply:
         """The reply, when everything has come. Its `native` is what to send back."""
@@ -111,26 +144,50 @@ class Blocks:
                 args, bad_args = read_args(self._args.get(number, ""))
                 calls.append(ToolCall(id=block["id"], name=block["name"], args=args, bad_args=bad_args))
                 native.append({**block, "input": shown_args(calls[-1])})
+            elif block.get("type") == "server_tool_use":
+                native.append({**block, "input": read_args(self._args.get(number, ""))[0]})
             elif block.get("type") != "text" or block["text"].strip():
                 native.append(block)
         stop = _STOPS.get(self.stop_reason or "", "end")
-        return Reply(text=self._text(), calls=tuple(calls), usage=self._total(), stop=stop, native=tuple(native))
+        return Reply(
+            text=self._text(),
+            calls=tuple(calls),
+            usage=self._total(),
+            stop=stop,
+            reasoning=self._reasoning(),
+            citations=self._citations(),
+            native=tuple(native),
+        )
 
-    def _grow(self, number: int, delta: Mapping[str, Any]) -> str:
+    def _grow(self, number: int, delta: Mapping[str, Any]) -> list[Piece]:
         block = self._blocks[number]
         match delta["type"]:
             case "text_delta":
                 block["text"] += delta["text"]
-                return str(delta["text"])
+                return [Piece(kind="text", text=str(delta["text"]))]
             case "input_json_delta":
                 self._args[number] = self._args.get(number, "") + delta["partial_json"]
+                return [Piece(kind="call", text=str(delta["partial_json"]))] if block.get("type") == "tool_use" else []
             case "thinking_delta":
                 block["thinking"] += delta["thinking"]
+                return [Piece(kind="reasoning", text=str(delta["thinking"]))]
             case "signature_delta":
                 block["signature"] = delta["signature"]
             case "citations_delta":
                 block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
-        return ""
+        return []
+
+    def _reasoning(self) -> str:
+        thoughts = [block for _, block in sorted(self._blocks.items()) if block.get("type") == "thinking"]
+        return "\n".join(str(block.get("thinking") or "") for block in thoughts)
+
+    def _citations(self) -> tuple[Citation, ...]:
+        found: dict[str, Citation] = {}
+        for _, block in sorted(self._blocks.items()):
+            for note in block.get("citations") or ():
+                if url := note.get("url"):
+                    found.setdefault(url, Citation(url=url, title=note.get("title") or ""))
+        return tuple(found.values())
 
     def _text(self) -> str:
         return "".join(block["text"] for _, block in sorted(self._blocks.items()) if block.get("type") == "text")

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TypedDict
 
 import anyio
 
+from massgen.config.backends import TABLE, BackendType
 from massgen.errors import ConfigError
-from massgen.models.base import Model
-from massgen.models.chat import OPENAI_URL, SILENCE_S, ChatModel
-from massgen.models.claude import ANTHROPIC_URL, IGNORES, ClaudeModel
+from massgen.models.base import Model, Options
+from massgen.models.chat import ChatModel
+from massgen.models.claude import ClaudeModel
+from massgen.models.gemini import GeminiModel
 from massgen.models.local import LocalModel
+from massgen.models.openai_sdk import SILENCE_S, OpenAIClient
+from massgen.models.responses import ResponsesModel
 from massgen.models.scripted import ScriptedModel
 
-BACKENDS: Final = ("chatcompletion", "claude", "local", "scripted")
-
-
-def ignored_keys(backend: str) -> tuple[str, ...]:
-    """Keys that a config may have and this backend's provider does not take; for the user to be told once."""
-    return IGNORES if backend == "claude" else ()
+AZURE_VERSION = "preview"
+"""Azure's Responses API lives under `/openai/v1`, whose version is this word unless the config names one."""
 
 
 @asynccontextmanager
 async def open_model(
     *,
-    backend: str,
+    backend: BackendType,
     model: str = "",
-    base_url: str | None = None,
-    api_key: str | None = None,
+    base_url: str = "",
+    api_key: str = "",
     key_source: str = "",
-    temperature: float | None = None,
-    max_tokens: int | None = None,
-    extra_body: Mapping[str, Any] | None = None,
+    api_version: str = "",
+    options: Options = Options(),  # noqa: B008 - frozen
     silence_s: float = SILENCE_S,
     script: Path | None = None,
     local: LocalModel | Path | None = None,
@@ -46,48 +45,70 @@ async def open_model(
 
     Raises: ConfigError: a setting is missing, or the backend is unknown.
     """
+    if isinstance(local, Path):
+        async with LocalModel.open(local) as alone:
+            yield alone
+        return
+    row = TABLE.get(backend)
+    if row is None:
+        raise ConfigError(f"unknown backend type {backend!r}; known are {', '.join(TABLE)}")
     opened: Model
-    match backend:
-        case "scripted":
-            if script is None:
-                raise ConfigError("backend scripted needs `script`, the path of its script")
-            opened = ScriptedModel(script)
-        case "chatcompletion":
-            opened = ChatModel(
-                model=_named(model, backend),
-                base_url=base_url or OPENAI_URL,
-                api_key=api_key or "",
-                key_source=key_source,
-                temperature=temperature,
-                max_tokens=max_tokens,
-                extra_body=extra_body,
-                silence_s=silence_s,
-            )
-        case "claude":
-            opened = ClaudeModel(
-                model=_named(model, backend),
-                base_url=base_url or ANTHROPIC_URL,
-                api_key=api_key or "",
-                key_source=key_source,
-                max_tokens=max_tokens,
-                extra_body=extra_body,
-                silence_s=silence_s,
-            )
-        case "local" if isinstance(local, LocalModel):
-            opened = local
-        case "local" if isinstance(local, Path):
-            async with LocalModel.open(local) as alone:
-                yield alone
-            return
-        case "local":
+    if row.protocol == "recorded":
+        if script is None:
+            raise ConfigError("backend scripted needs `script`, the path of its script")
+        opened = ScriptedModel(script)
+    elif row.protocol == "embedded":
+        if local is None:
             raise ConfigError("backend local needs the run's local model, or the path of its weights")
-        case _:
-            raise ConfigError(f"unknown backend type {backend!r}; known are {', '.join(BACKENDS)}")
+        opened = local
+    else:
+        where = _Where(
+            model=_named(model, backend),
+            base_url=base_url or row.url,
+            api_key=api_key,
+            key_source=key_source,
+            silence_s=silence_s,
+        )
+        opened = _remote(backend, where, options, api_version)
     try:
         yield opened
     finally:
         with anyio.CancelScope(shield=True):
             await opened.aclose()
+
+
+class _Where(TypedDict):
+    """What every adapter of a remote model is told."""
+
+    model: str
+    base_url: str
+    api_key: str
+    key_source: str
+    silence_s: float
+
+
+def _remote(backend: BackendType, where: _Where, options: Options, api_version: str) -> Model:
+    protocol = TABLE[backend].protocol
+    if not where["base_url"]:
+        raise ConfigError(f"backend {backend} needs `base_url`, the address of its endpoint")
+    if protocol == "messages":
+        return ClaudeModel(**where, options=options)
+    if protocol == "generate":
+        return GeminiModel(**where, options=options)
+    if backend == "azure_openai":
+        where["base_url"] = _azure_url(where["base_url"])
+        client = OpenAIClient(**where, api_version=api_version or AZURE_VERSION)
+    else:
+        client = OpenAIClient(**where)
+    if protocol == "chat":
+        return ChatModel(client, options=options, xai_search=backend == "grok")
+    return ResponsesModel(client, options=options)
+
+
+def _azure_url(url: str) -> str:
+    """The resource's address is what people have; the API is below it."""
+    trimmed = url.rstrip("/")
+    return trimmed if "/openai" in trimmed else f"{trimmed}/openai/v1"
 
 
 def _named(model: str, backend: str) -> str:

@@ -24,8 +24,9 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from massgen.errors import ConfigError, ModelUnavailable
 from massgen.messages import Message, Reply, Request
-from massgen.models.base import OnText
+from massgen.models.base import OnPiece
 from massgen.models.chat import ChatModel
+from massgen.models.openai_sdk import OpenAIClient
 from massgen.models.pinned import QWEN_CODER, usable
 
 CONTEXT_TOKENS: Final = 4096
@@ -74,9 +75,10 @@ class LocalModel:
         process = await anyio.open_process(command, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
             port = await _port(process, settings, log)
-            chat = ChatModel(
+            client = OpenAIClient(
                 model=cls.name, base_url=f"http://127.0.0.1:{port}/v1", api_key=key, silence_s=SILENCE_S, loopback=True
             )
+            chat = ChatModel(client)
             try:
                 yield cls(chat, process, log)
             finally:
@@ -86,11 +88,11 @@ class LocalModel:
             with anyio.CancelScope(shield=True):
                 await _end(process)
 
-    async def complete(self, request: Request, *, on_text: OnText | None = None) -> Reply:
+    async def complete(self, request: Request, *, on_piece: OnPiece | None = None) -> Reply:
         """One completion, when it is this caller's turn. Raises: ModelError."""
         async with self._turn:
             try:
-                return await self._chat.complete(request, on_text=on_text)
+                return await self._chat.complete(request, on_piece=on_piece)
             except ModelUnavailable as error:
                 raise self._explained(error) from error
 

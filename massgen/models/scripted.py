@@ -26,8 +26,8 @@ from typing import Any, Final, Self
 import anyio
 
 from massgen.errors import ConfigError, ModelError, ModelUnavailable, RateLimited
-from massgen.messages import Reply, Request, ToolCall, Usage
-from massgen.models.base import OnText
+from massgen.messages import Piece, Reply, Request, ToolCall, Usage
+from massgen.models.base import OnPiece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class ScriptedModel:
         """From a list as the file would hold it. Raises: ConfigError."""
         return cls(parse(list(entries), where="the script"))
 
-    async def complete(self, request: Request, *, on_text: OnText | None = None) -> Reply:
+    async def complete(self, request: Request, *, on_piece: OnPiece | None = None) -> Reply:
         """The next fitting entry, after its delay. Raises: ModelError (none fits), or the error the entry asks for."""
         number, entry = self._take(request.situation)
         await anyio.sleep(entry.delay_s)
@@ -97,9 +97,9 @@ class ScriptedModel:
             ToolCall(id=f"call_{number + 1}_{place + 1}", name=name, args=self._addressed(name, args, request.situation))
             for place, (name, args) in enumerate(entry.calls)
         )
-        if on_text is not None:
+        if on_piece is not None:
             for line in entry.text.splitlines(keepends=True):
-                on_text(line)
+                on_piece(Piece(kind="text", text=line))
         return Reply(text=entry.text, calls=calls, usage=entry.usage, stop="tools" if calls else "end")
 
     async def aclose(self) -> None:

@@ -18,7 +18,7 @@ import anyio
 import pytest
 
 from massgen.errors import ConfigError, ContextOverflow, ModelUnavailable
-from massgen.messages import Message, Request
+from massgen.messages import Message, Piece, Request
 from massgen.models import LocalModel, ScoringModel, open_model
 from massgen.models.pinned import QWEN_CODER, models_folder, stamp_file, stamp_text
 
@@ -42,10 +42,10 @@ async def model() -> AsyncIterator[LocalModel]:
 @pytest.mark.model
 async def test_a_model_that_does_not_write_code_is_noticed(model: LocalModel) -> None:
     """A small function comes back as streamed text, with the server's own token counts."""
-    pieces: list[str] = []
-    reply = await model.complete(asking("Write a Python function add(a, b). Code only.", max_tokens=60), on_text=pieces.append)
+    pieces: list[Piece] = []
+    reply = await model.complete(asking("Write a Python function add(a, b). Code only.", max_tokens=60), on_piece=pieces.append)
     assert "return a + b" in reply.text
-    assert "".join(pieces) == reply.text
+    assert "".join(piece.text for piece in pieces) == reply.text
     assert reply.usage.input_tokens > 10
     assert reply.usage.output_tokens > 5
 

@@ -10,17 +10,22 @@ import anyio
 import pytest
 
 from massgen.errors import BadReply, ConfigError, ContextOverflow, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
-from massgen.messages import Message, Request, ToolCall, ToolResult, ToolSpec, Usage
-from massgen.models import Model, open_model
+from massgen.messages import Image, Message, Piece, Request, ToolCall, ToolResult, ToolSpec, Usage
+from massgen.models import Model, Options, open_model
 from massgen.models.chat import ChatModel
 from massgen.models.claude import MAX_TOKENS, ClaudeModel
-from tests.support.fake_provider import CUT_CALL, REDACTED, THINKING, WORDS, FakeProvider, fake_provider
+from massgen.models.gemini import GeminiModel
+from massgen.models.openai_sdk import OpenAIClient
+from massgen.models.responses import ResponsesModel
+from tests.support.fake_provider import CUT_CALL, DETAIL, REASONING, REDACTED, THINKING, WORDS, FakeProvider, fake_provider
 
 KEY = "sk-test-0123456789abcdef"
 SHELL = ToolSpec(name="shell", description="Run a command.", parameters={"type": "object", "properties": {}})
 ASK = Request(messages=(Message(role="system", text="Be brief."), Message(role="user", text="Hello?")), tools=(SHELL,))
 
-Open = Callable[..., ChatModel | ClaudeModel]
+Open = Callable[..., Model]
+PLAIN = Options()
+PIXEL = Image(media_type="image/png", data=b"\x89PNG")
 
 
 @pytest.fixture
@@ -30,9 +35,21 @@ def provider() -> Iterator[FakeProvider]:
         yield provider
 
 
-def chat(provider: FakeProvider, **more: Any) -> ChatModel:
+def chat(provider: FakeProvider, *, options: Options = PLAIN, **more: Any) -> ChatModel:
     """The Chat Completions adapter, pointed at the fake."""
-    return ChatModel(**{"model": "m", "base_url": f"{provider.url}/v1", "api_key": KEY, "key_source": "CHAT_KEY"} | more)
+    given = {"model": "m", "base_url": f"{provider.url}/v1", "api_key": KEY, "key_source": "CHAT_KEY"} | more
+    return ChatModel(OpenAIClient(**given), options=options)
+
+
+def responses(provider: FakeProvider, *, options: Options = PLAIN, **more: Any) -> ResponsesModel:
+    """The Responses adapter, pointed at the fake."""
+    given = {"model": "m", "base_url": f"{provider.url}/v1", "api_key": KEY, "key_source": "OPENAI_KEY"} | more
+    return ResponsesModel(OpenAIClient(**given), options=options)
+
+
+def azure(provider: FakeProvider, **more: Any) -> ResponsesModel:
+    """The same as Azure has it."""
+    return responses(provider, **{"api_version": "2026-01-01", "key_source": "AZURE_KEY"} | more)
 
 
 def claude(provider: FakeProvider, **more: Any) -> ClaudeModel:
@@ -40,7 +57,15 @@ def claude(provider: FakeProvider, **more: Any) -> ClaudeModel:
     return ClaudeModel(**{"model": "m", "base_url": provider.url, "api_key": KEY, "key_source": "CLAUDE_KEY"} | more)
 
 
-@pytest.fixture(params=[chat, claude], ids=["chat", "claude"])
+def gemini(provider: FakeProvider, **more: Any) -> GeminiModel:
+    """The generateContent adapter, pointed at the fake."""
+    return GeminiModel(**{"model": "m", "base_url": provider.url, "api_key": KEY, "key_source": "GEMINI_KEY"} | more)
+
+
+ADAPTERS = [chat, responses, azure, claude, gemini]
+
+
+@pytest.fixture(params=ADAPTERS, ids=lambda opener: opener.__name__)
 def opener(request: pytest.FixtureRequest) -> Open:
     """Each adapter in turn."""
     return request.param
@@ -65,10 +90,10 @@ async def failure(model: Model, provider: FakeProvider, mode: str) -> ModelError
 
 
 async def test_text_that_arrives_in_pieces_is_not_reordered_or_lost(model: Model) -> None:
-    """The pieces given to `on_text`, joined, are the reply's text."""
-    pieces: list[str] = []
-    reply = await model.complete(ASK, on_text=pieces.append)
-    assert pieces == WORDS
+    """The pieces of text given to `on_piece`, joined, are the reply's text."""
+    pieces: list[Piece] = []
+    reply = await model.complete(ASK, on_piece=pieces.append)
+    assert [piece.text for piece in pieces if piece.kind == "text"] == WORDS
     assert reply.text == "".join(WORDS)
     assert reply.calls == ()
     assert reply.stop == "end"
@@ -99,10 +124,13 @@ async def test_parallel_calls_are_not_mixed_up(model: Model, provider: FakeProvi
     ]
 
 
-async def test_half_a_file_is_not_written_as_if_it_were_whole(model: Model, provider: FakeProvider) -> None:
-    """Arguments cut off by the token limit are not guessed: the raw text is kept, `args` is empty."""
+@pytest.mark.parametrize("opener", [chat, responses, azure, claude], ids=lambda opener: opener.__name__)
+async def test_half_a_file_is_not_written_as_if_it_were_whole(opener: Open, provider: FakeProvider) -> None:
+    """Arguments cut off by the token limit are not guessed: the raw text is kept, `args` is empty. Gemini sends them whole."""
+    model = opener(provider)
     provider.mode = "cut_call"
     reply = await model.complete(ASK)
+    await model.aclose()
     assert reply.calls[0].args == {}
     assert reply.calls[0].bad_args == CUT_CALL[0][1]
     assert reply.stop == "length"
@@ -155,9 +183,9 @@ async def test_a_refused_key_names_its_variable_and_is_not_shown(model: Model, p
 async def test_a_server_that_cannot_stream_is_asked_again_without(model: Model, provider: FakeProvider) -> None:
     """Refused streaming falls back to one answer, and the next call does not try again."""
     provider.mode = "refuses_streaming"
-    pieces: list[str] = []
-    reply = await model.complete(ASK, on_text=pieces.append)
-    assert reply.text == "".join(pieces) == "".join(WORDS)
+    pieces: list[Piece] = []
+    reply = await model.complete(ASK, on_piece=pieces.append)
+    assert reply.text == "".join(piece.text for piece in pieces) == "".join(WORDS)
     assert reply.usage.input_tokens == 120
     await model.complete(ASK)
     assert [bool(request.get("stream")) for request in provider.requests] == [True, False, False]
@@ -205,7 +233,7 @@ async def test_a_cancelled_call_leaves_no_connection(model: Model, provider: Fak
     async with anyio.create_task_group() as group:
 
         async def call() -> None:
-            await model.complete(ASK, on_text=lambda _: started.set())
+            await model.complete(ASK, on_piece=lambda _: started.set())
 
         group.start_soon(call)
         with anyio.fail_after(5):
@@ -215,29 +243,57 @@ async def test_a_cancelled_call_leaves_no_connection(model: Model, provider: Fak
 
 
 async def test_our_own_mistake_is_not_blamed_on_the_provider(model: Model) -> None:
-    """An error in `on_text` comes out as it is."""
+    """An error in `on_piece` comes out as it is."""
 
-    def broken(_: str) -> None:
+    def broken(_: Piece) -> None:
         raise ValueError("ours")
 
     with pytest.raises(ValueError, match="ours"):
-        await model.complete(ASK, on_text=broken)
+        await model.complete(ASK, on_piece=broken)
 
 
 async def test_variables_of_the_sdk_do_not_redirect_a_key(
     opener: Open, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """URL, key, organisation and project come from the config alone; the key goes as a bearer."""
-    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+    """URL, key, organisation, project and headers come from the config alone."""
+    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "GOOGLE_GEMINI_BASE_URL"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/elsewhere")
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(name, "from-the-environment")
-    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "from-the-environment")
+    for name in ("ANTHROPIC_AUTH_TOKEN", "GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(name, "from-the-environment")
+    for name in ("OPENAI_CUSTOM_HEADERS", "ANTHROPIC_CUSTOM_HEADERS"):
+        monkeypatch.setenv(name, "X-Stray: from-the-environment")
+    monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
     model = opener(provider)
     await model.complete(ASK)
     await model.aclose()
-    assert provider.headers[0]["authorization"] == f"Bearer {KEY}"
-    assert "from-the-environment" not in str(provider.headers[0])
+    headers = provider.headers[0]
+    assert KEY in (
+        headers.get("authorization", "").removeprefix("Bearer "),
+        headers.get("x-goog-api-key"),
+        headers.get("api-key"),
+    )
+    assert "from-the-environment" not in str(headers)
+
+
+async def test_a_picture_is_not_lost(model: Model, provider: FakeProvider) -> None:
+    """An image goes out with the text it belongs to, as bytes in the request: nobody fetches anything."""
+    await model.complete(Request(messages=(Message(role="user", text="What is it?", images=(PIXEL,)),)))
+    sent = str(provider.requests[0])
+    assert "iVBORw" in sent or "iVBO" in sent
+    assert "What is it?" in sent
+    assert "image/png" in sent
+
+
+async def test_what_a_model_thought_is_shown_and_is_no_answer(model: Model, provider: FakeProvider) -> None:
+    """Reasoning comes as pieces of its own kind and beside the text, never in it."""
+    provider.mode = "thinking"
+    pieces: list[Piece] = []
+    reply = await model.complete(ASK, on_piece=pieces.append)
+    assert "".join(piece.text for piece in pieces if piece.kind == "reasoning") == reply.reasoning == "Let me see."
+    assert reply.text == "".join(WORDS)
+    assert "shell" in "".join(piece.text for piece in pieces if piece.kind == "call")
 
 
 async def test_a_transcript_goes_out_whole(model: Model, provider: FakeProvider) -> None:
@@ -252,10 +308,73 @@ async def test_a_transcript_goes_out_whole(model: Model, provider: FakeProvider)
     )
     await model.complete(Request(messages=messages, tools=(SHELL,), max_tokens=77))
     sent = provider.requests[0]
-    text = str(sent["messages"])
-    assert all(part in text for part in ("Looking.", "a.py", "no JSON", "Go on.", "malformed_arguments"))
-    assert sent["max_tokens"] == 77
+    text = str(sent)
+    assert all(part in text for part in ("Be brief.", "Looking.", "a.py", "no JSON", "Go on.", "malformed_arguments"))
+    limits = (sent.get("max_tokens"), sent.get("max_output_tokens"), sent.get("generationConfig", {}).get("maxOutputTokens"))
+    assert 77 in limits
     assert len(sent["tools"]) == 1
+
+
+RESULT = Message(role="tool", results=(ToolResult(call_id="call_shell", text="a.py"),))
+
+
+@pytest.mark.parametrize(
+    ("opener", "returned"),
+    [
+        (chat, [DETAIL]),
+        (responses, [REASONING]),
+        (gemini, [{"functionCall": {"id": "call_shell", "name": "shell", "args": {"command": "ls -l"}}}]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_what_a_provider_wants_back_comes_back(opener: Open, provider: FakeProvider, returned: list[Any]) -> None:
+    """Encrypted reasoning, details and signatures are in the next request as they came."""
+    model = opener(provider)
+    provider.mode = "thinking"
+    reply = await model.complete(ASK)
+    await model.complete(Request(messages=(*ASK.messages, reply.as_message(), RESULT), tools=(SHELL,)))
+    await model.aclose()
+    sent = provider.requests[1]
+    if opener is chat:
+        assert sent["messages"][2]["reasoning_details"] == returned
+    elif opener is responses:
+        assert sent["input"][1] == returned[0]
+        assert sent["store"] is False
+    else:
+        call = sent["contents"][1]["parts"][-1]
+        assert call == {**returned[0], "thoughtSignature": "c2lnbmVk"}
+
+
+async def test_the_providers_own_tools_run_only_when_asked_for(opener: Open, provider: FakeProvider) -> None:
+    """Without the config's word no request names a hosted tool; with it, exactly those named."""
+    plain = opener(provider)
+    await plain.complete(ASK)
+    await plain.aclose()
+    assert not any(
+        word in str(provider.requests[0]) for word in ("web_search", "googleSearch", "code_interpreter", "search_param")
+    )
+    if opener is chat:
+        asking = ChatModel(
+            OpenAIClient(model="m", base_url=f"{provider.url}/v1", api_key=KEY),
+            options=Options(hosted=frozenset({"web_search"}), search={"max_results": 3}),
+            xai_search=True,
+        )
+    else:
+        asking = opener(provider, options=Options(hosted=frozenset({"web_search"})))
+    await asking.complete(ASK)
+    await asking.aclose()
+    assert any(word in str(provider.requests[1]) for word in ("web_search", "googleSearch", "search_parameters"))
+
+
+async def test_azure_is_asked_with_its_own_header_and_version(provider: FakeProvider) -> None:
+    """The key travels as `api-key`, not as a bearer; the version is in the address."""
+    async with open_model(
+        backend="azure_openai", model="dep", base_url=provider.url, api_key=KEY, api_version="2026-01-01"
+    ) as model:
+        await model.complete(ASK)
+    assert provider.headers[0]["api-key"] == KEY
+    assert "authorization" not in provider.headers[0]
+    assert provider.paths[0] == "/openai/v1/responses?api-version=2026-01-01"
 
 
 # -- one provider's own habits ---------------------------------------------------------------------------------
@@ -311,7 +430,7 @@ def test_claude_without_a_key_does_not_go_looking_for_one(monkeypatch: pytest.Mo
 async def test_a_servers_habit_is_learned_once(provider: FakeProvider, mode: str, field: str) -> None:
     """A parameter that this server refuses is not sent again."""
     provider.mode = mode
-    model = chat(provider, max_tokens=50)
+    model = chat(provider, options=Options(max_tokens=50))
     for _ in range(2):
         await model.complete(ASK)
     await model.aclose()
@@ -320,7 +439,8 @@ async def test_a_servers_habit_is_learned_once(provider: FakeProvider, mode: str
 
 async def test_a_pasted_url_works(provider: FakeProvider) -> None:
     """A base_url that ends in /chat/completions is the same endpoint; without a key, none is sent."""
-    model = chat(provider, base_url=f"{provider.url}/v1/chat/completions/", api_key="", key_source="", extra_body={"top_k": 5})
+    pasted = f"{provider.url}/v1/chat/completions/"
+    model = chat(provider, base_url=pasted, api_key="", key_source="", options=Options(extra_body={"top_k": 5}))
     await model.complete(Request(messages=ASK.messages, temperature=0.0, seed=3))
     provider.mode = "wrong_key"
     with pytest.raises(ModelRefusedKey, match="none was given"):

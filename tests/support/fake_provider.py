@@ -15,6 +15,13 @@ ONE_CALL = [("shell", '{"command": "ls -l"}')]
 TWO_CALLS = [*ONE_CALL, ("read_file", '{"path": "a.py"}')]
 CUT_CALL = [("write_file", '{"path": "a.py", "content": "def f(')]
 THINKING = {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"}
+DETAIL = {"type": "reasoning.encrypted", "data": "b3BhcXVl"}
+REASONING = {
+    "type": "reasoning",
+    "id": "rs_1",
+    "summary": [{"type": "summary_text", "text": "Let me see."}],
+    "encrypted_content": "b3BhcXVl",
+}
 REDACTED = {"type": "redacted_thinking", "data": "b3BhcXVl"}
 
 Event = tuple[str, Any]
@@ -60,6 +67,7 @@ class FakeProvider:
         self.mode = "text"
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.clients: list[int] = []
         """The client's port of each request: equal when a connection was used again."""
         self.hung_up = threading.Event()
@@ -100,10 +108,15 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if "GenerateContent" in self.path:  # that protocol says it in the address
+            body["stream"] = "stream" in self.path
+        elif "enerateContent" in self.path:
+            body["stream"] = False
         self.provider.requests.append(body)
+        self.provider.paths.append(self.path)
         self.provider.headers.append({key.lower(): value for key, value in self.headers.items()})
         self.provider.clients.append(self.client_address[1])
-        wire = _Chat() if self.path.endswith("/chat/completions") else _Messages()
+        wire = _wire(self.path)
         mode = self.provider.mode
         if mode in STATUSES:
             self.refuse(*STATUSES[mode])
@@ -125,8 +138,10 @@ class _Answer(BaseHTTPRequestHandler):
                 self.close_connection = True
 
     def refuse(self, status: int, kind: str, said: str) -> None:
-        key = (self.headers["authorization"] or "").removeprefix("Bearer ")
-        error = {"type": kind, "code": kind, "message": said.format(key=key)}
+        given = self.headers["authorization"] or self.headers["x-goog-api-key"] or self.headers["api-key"] or ""
+        error = {"type": kind, "code": kind, "message": said.format(key=given.removeprefix("Bearer "))}
+        if "enerateContent" in self.path:
+            error = {"code": status, "status": kind, "message": error["message"]}
         self.send("application/json", json.dumps({"type": "error", "error": error}).encode(), status=status)
 
     def send(self, kind: str, body: bytes, *, status: int = 200) -> None:
@@ -138,7 +153,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def stream(self, wire: _Chat | _Messages, mode: str) -> None:
+    def stream(self, wire: Wire, mode: str) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
@@ -156,7 +171,7 @@ class _Answer(BaseHTTPRequestHandler):
                     self.chunk(event)
             case "error_in_stream":
                 self.chunk(events[0])
-                self.chunk(("error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}))
+                self.chunk(wire.trouble())
             case _:
                 for event in events:
                     self.chunk(event)
@@ -188,6 +203,10 @@ class _Chat:
 
     def events(self, script: Script) -> Iterator[Event]:
         yield self._delta({"role": "assistant", "content": ""})
+        if script.thinking:
+            for piece in ("Let me ", "see."):
+                yield self._delta({"reasoning_content": piece})
+            yield self._delta({"reasoning_details": [DETAIL]})
         for word in script.words:
             yield self._delta({"content": word})
         for number, (name, _) in enumerate(script.calls):
@@ -206,6 +225,9 @@ class _Chat:
         message = {"role": "assistant", "content": "".join(script.words)}
         choice = {"index": 0, "message": message, "finish_reason": self.STOPS[script.stop]}
         return {"id": "x", "object": "chat.completion", "choices": [choice], "usage": self.USAGE}
+
+    def trouble(self) -> Event:
+        return "error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 
     def _delta(self, delta: dict[str, Any], finish: str | None = None) -> Event:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
@@ -251,6 +273,9 @@ class _Messages:
         head = {"id": "x", "type": "message", "role": "assistant", "model": "m", "content": content}
         return {**head, "stop_reason": self.STOPS[script.stop], "usage": self.USAGE}
 
+    def trouble(self) -> Event:
+        return "error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+
     def _thinking(self) -> list[dict[str, Any]]:
         return [
             {"type": "thinking_delta", "thinking": THINKING["thinking"][:5]},
@@ -263,3 +288,126 @@ class _Messages:
         for delta in deltas:
             yield "content_block_delta", {"type": "content_block_delta", "index": number, "delta": delta}
         yield "content_block_stop", {"type": "content_block_stop", "index": number}
+
+
+class _Responses:
+    """OpenAI's Responses."""
+
+    USAGE: ClassVar = {
+        "input_tokens": 120,
+        "input_tokens_details": {"cached_tokens": 100},
+        "output_tokens": 30,
+        "output_tokens_details": {"reasoning_tokens": 12},
+        "total_tokens": 150,
+    }
+
+    def events(self, script: Script) -> Iterator[Event]:
+        yield self._event("response.created", response=self._response([], "in_progress"))
+        items = self._items(script)
+        for index, item in enumerate(items):
+            yield self._event("response.output_item.added", output_index=index, item=self._begun(item))
+            for kind, piece in self._pieces(item, script):
+                yield self._event(kind, output_index=index, item_id=item["id"], delta=piece, content_index=0, summary_index=0)
+            yield self._event("response.output_item.done", output_index=index, item=item)
+        cut = script.stop == "length"
+        end = self._response(items, "incomplete" if cut else "completed")
+        yield self._event("response.incomplete" if cut else "response.completed", response=end)
+
+    def whole(self, script: Script) -> dict[str, Any]:
+        return self._response(self._items(script), "completed")
+
+    def trouble(self) -> Event:
+        return "error", {"type": "error", "code": "server_error", "message": "Overloaded", "param": None, "sequence_number": 9}
+
+    def _items(self, script: Script) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = [dict(REASONING)] if script.thinking else []
+        text = "".join(script.words)
+        if text:
+            part = {"type": "output_text", "text": text, "annotations": []}
+            part = {"type": "refusal", "refusal": text} if script.stop == "refusal" else part
+            items.append({"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]})
+        for name, args in script.calls:
+            call = {"type": "function_call", "id": f"fc_{name}", "call_id": f"call_{name}", "name": name, "arguments": args}
+            items.append({**call, "status": "completed"})
+        return items
+
+    def _begun(self, item: dict[str, Any]) -> dict[str, Any]:
+        empty = {"message": {"content": []}, "function_call": {"arguments": ""}, "reasoning": {"summary": []}}
+        return {**item, **empty[item["type"]]}
+
+    def _pieces(self, item: dict[str, Any], script: Script) -> list[tuple[str, str]]:
+        match item["type"]:
+            case "message":
+                kind = "response.refusal.delta" if script.stop == "refusal" else "response.output_text.delta"
+                return [(kind, word) for word in script.words]
+            case "function_call":
+                args = item["arguments"]
+                return [("response.function_call_arguments.delta", args[at : at + 5]) for at in range(0, len(args), 5)]
+            case _:
+                return [("response.reasoning_summary_text.delta", piece) for piece in ("Let me ", "see.")]
+
+    def _event(self, kind: str, **more: Any) -> Event:
+        return kind, {"type": kind, "sequence_number": 1, **more}
+
+    def _response(self, items: list[dict[str, Any]], status: str) -> dict[str, Any]:
+        why = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        usage = None if status == "in_progress" else self.USAGE
+        return {
+            "id": "resp_1",
+            "object": "response",
+            "model": "m",
+            "status": status,
+            "output": items,
+            "incomplete_details": why,
+            "usage": usage,
+            "error": None,
+        }
+
+
+class _Gemini:
+    """Google's generateContent."""
+
+    STOPS: ClassVar = {"end": "STOP", "tools": "STOP", "length": "MAX_TOKENS", "refusal": "SAFETY"}
+    USAGE: ClassVar = {
+        "promptTokenCount": 120,
+        "cachedContentTokenCount": 100,
+        "candidatesTokenCount": 18,
+        "thoughtsTokenCount": 12,
+        "totalTokenCount": 150,
+    }
+
+    def events(self, script: Script) -> Iterator[Event]:
+        parts: list[dict[str, Any]] = []
+        if script.thinking:
+            parts += [{"text": piece, "thought": True} for piece in ("Let me ", "see.")]
+        parts += [{"text": word} for word in script.words]
+        for number, (name, args) in enumerate(script.calls):
+            signed = {"thoughtSignature": "c2lnbmVk"} if script.thinking and not number else {}
+            parts.append({"functionCall": {"id": f"call_{name}", "name": name, "args": json.loads(args)}, **signed})
+        for part in parts:
+            yield "", self._chunk([part])
+        yield "", {**self._chunk([], self.STOPS[script.stop]), "usageMetadata": self.USAGE}
+
+    def whole(self, script: Script) -> dict[str, Any]:
+        parts = [{"text": "".join(script.words)}]
+        return {**self._chunk(parts, self.STOPS[script.stop]), "usageMetadata": self.USAGE}
+
+    def trouble(self) -> Event:
+        return "", {"error": {"code": 503, "status": "UNAVAILABLE", "message": "Overloaded"}}
+
+    def _chunk(self, parts: list[dict[str, Any]], finish: str | None = None) -> dict[str, Any]:
+        ended = {"finishReason": finish} if finish else {}
+        return {"candidates": [{"content": {"role": "model", "parts": parts}, "index": 0, **ended}], "modelVersion": "m"}
+
+
+Wire = _Chat | _Messages | _Responses | _Gemini
+
+
+def _wire(path: str) -> Wire:
+    """By the address that was asked."""
+    path = path.partition("?")[0]
+    if path.endswith("/chat/completions"):
+        return _Chat()
+    if path.endswith("/responses"):
+        return _Responses()
+    return _Gemini() if "enerateContent" in path else _Messages()

@@ -144,7 +144,7 @@ def test_no_words_show_the_help_on_stderr(capsys: pytest.CaptureFixture[str]):
         (["--config", "key.yaml", "q"], ["key.yaml:4", "NOT_SET"]),
         (["--model", "claude-x", "q"], ["ANTHROPIC_API_KEY"]),
         (["--model", "mystery", "q"], ["--backend"]),
-        (["--backend", "gemini", "--model", "g", "q"], ["not in this version", "chatcompletion"]),
+        (["--backend", "codex", "--model", "g", "q"], ["not in this version", "chatcompletion"]),
         (["--model", "local", "--read", "nowhere", "q"], ["nowhere", "does not exist"]),
         (["--model", "local", "--read", "~", "q"], ["home folder"]),
         (["--model", "local", "--write", "/", "q"], ["whole machine"]),

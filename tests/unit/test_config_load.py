@@ -17,6 +17,17 @@ from massgen.errors import ConfigError
 
 ONE = "agents:\n  - id: a\n    backend: {type: chatcompletion, model: m, base_url: 'http://127.0.0.1:1/v1'}\n"
 
+THOUGHTLESS_SEARCH = """
+agent:
+  id: a
+  backend: {type: openai, model: m, api_key: k, enable_web_search: true, reasoning: {effort: minimal}}
+"""
+SEARCH_TWICE = """
+agent:
+  id: a
+  backend: {type: grok, model: m, api_key: k, enable_web_search: true, extra_body: {search_parameters: {}}}
+"""
+
 
 class World:
     """A home, a project in it, and an environment without anything of this machine."""
@@ -78,7 +89,23 @@ def world(tmp_path: Path) -> World:
         ("agents:\n  - {id: 'a\\n', backend: {type: local}}\n", ["agents[0].id"]),
         ("agents:\n  - {id: a, backend: {type: local}}\n  - {id: a, backend: {type: local}}\n", [":3: agents[1].id", "line 2"]),
         ("agent: {id: a, backend: {type: local}}\n" + ONE, ["not both"]),
-        ("agent: {id: a, backend: {type: gemini, model: g}}\n", ["gemini", "not in this version", "scripted, chatcompletion"]),
+        ("agent: {id: a, backend: {type: codex, model: g}}\n", ["codex", "not in this version", "local, scripted"]),
+        ("agent: {id: a, backend: {type: gemini, model: g}}\n", ["GEMINI_API_KEY"]),
+        ("agent: {id: a, backend: {type: azure_openai, model: d, api_key: k}}\n", ["base_url"]),
+        ("agent: {id: a, backend: {type: vllm, model: m, enable_web_search: true}}\n", ["not for the backend `vllm`", "grok"]),
+        ("agent: {id: a, backend: {type: chatcompletion, model: m, base_url: groq}}\n", ["GROQ_API_KEY"]),
+        (
+            "agent: {id: a, backend: {type: chatcompletion, model: m, api_key: k, base_url: 'http://models.example.org/v1'}}\n",
+            ["unencrypted", "https"],
+        ),
+        (
+            THOUGHTLESS_SEARCH,
+            ["cannot search the web"],
+        ),
+        (
+            SEARCH_TWICE,
+            ["twice"],
+        ),
         ("agent: {id: a, backend: {type: chatcompletio, model: g}}\n", ["did you mean `chatcompletion`"]),
         ("agent: {id: a, backend: {type: scripted}}\n", ["needs the key `script`"]),
         ("agent: {id: a, backend: {type: scripted, script: no.yaml}}\n", ["backend.script", "does not exist"]),
@@ -146,7 +173,8 @@ def test_quick_flags_replace_the_team(world: World):
     ("flags", "kind"),
     [
         ({"model": "claude-x"}, "claude"),
-        ({"model": "gpt-5"}, "chatcompletion"),
+        ({"model": "gpt-5"}, "openai"),
+        ({"model": "gpt-oss-120b"}, "chatcompletion"),
         ({"model": "anything", "base_url": "http://localhost:9/v1/chat/completions"}, "chatcompletion"),
         ({"model": "local"}, "local"),
         ({"backend": "local"}, "local"),

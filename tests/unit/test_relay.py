@@ -35,7 +35,7 @@ class Said:
         self.replies = list(replies)
         self.requests: list[Request] = []
 
-    async def complete(self, request: Request, *, on_text: object = None) -> Reply:
+    async def complete(self, request: Request, *, on_piece: object = None) -> Reply:
         self.requests.append(request)
         reply = self.replies.pop(0)
         if isinstance(reply, Exception):

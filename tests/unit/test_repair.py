@@ -41,7 +41,7 @@ class Small:
         self.rule = score
         self.scored: list[str] = []
 
-    async def complete(self, request: Request, *, on_text: object = None) -> Reply:
+    async def complete(self, request: Request, *, on_piece: object = None) -> Reply:
         self.requests.append(request)
         return Reply(text=self.replies.pop(0))
 

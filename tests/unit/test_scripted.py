@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from massgen.errors import ConfigError, ModelError, ModelUnavailable, RateLimited
-from massgen.messages import Request, Usage
+from massgen.messages import Piece, Request, Usage
 from massgen.models.scripted import ScriptedModel
 
 
@@ -94,11 +94,11 @@ async def test_a_scripted_failure_is_a_real_one_once(name: str, kind: type[Model
 
 async def test_streamed_text_is_the_reply() -> None:
     """The pieces joined are the text, and usage is the script's."""
-    pieces: list[str] = []
+    pieces: list[Piece] = []
     text = "one\ntwo\n\nthree"
     model = ScriptedModel.of([{"text": text, "usage": {"input": 900, "output": 40}}])
-    reply = await model.complete(asked(), on_text=pieces.append)
-    assert "".join(pieces) == reply.text == text
+    reply = await model.complete(asked(), on_piece=pieces.append)
+    assert "".join(piece.text for piece in pieces) == reply.text == text
     assert reply.usage == Usage(input_tokens=900, output_tokens=40)
     assert reply.stop == "end"
 
