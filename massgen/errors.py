@@ -9,6 +9,7 @@
     │   ├── ContextOverflow         the transcript no longer fits
     │   └── BadReply                an answer outside the provider's own protocol
     ├── NoAnswer             3    no agent produced an answer
+    ├── BudgetReached        4    the next call is not covered by the budget; the best answer is saved
     ├── VerifyFailed         1    the negative verdict
     ├── ApplyConflict        5    the project changed meanwhile; nothing was written
     ├── RunTimeout         124    time is up; the best answer is saved
@@ -73,6 +74,12 @@ class NoAnswer(MassgenError):
     """Every agent failed before answering."""
 
     exit_code = 3
+
+
+class BudgetReached(MassgenError):
+    """The money or the tokens do not cover another call."""
+
+    exit_code = 4
 
 
 class VerifyFailed(MassgenError):

@@ -1,0 +1,6 @@
+"""Money and tokens: what a call may cost at most, what it did cost, and who has how much left."""
+
+from massgen.budget.ledger import Cap, Ledger, Reservation
+from massgen.budget.prices import Price, price_of
+
+__all__ = ["Cap", "Ledger", "Price", "Reservation", "price_of"]
