@@ -27,6 +27,9 @@ COMMANDS = {
     "diff": "Show what a run changed, or would change.",
     "apply": "Write a run's result into your project.",
     "undo": "Take a written result back.",
+    "runs": "List runs.",
+    "show": "Print one run: answers, votes, result.",
+    "gc": "Remove old runs, and what dead ones left behind.",
     "doctor": "Check engine, image, keys, and the isolation guarantees.",
 }
 DEFAULT = "run"
