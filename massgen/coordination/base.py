@@ -25,6 +25,7 @@ from sandbox.store import Store
 
 MAX_FILE_BYTES = 2 * 1024**3
 _CHUNK = 1024 * 1024
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
 
 Key = tuple[str, str]
 """(root, path), as in `Entry`."""
@@ -104,6 +105,17 @@ class Base:
         touched = [(e, self.original(e.root, e.path)) for e in self.project(snapshot).entries]
         return tuple(absolute(e.root, e.path) for e, original in touched if original.drifted or original.kind == "other")
 
+    def current(self, root: str, path: str) -> Original:
+        """What the project holds at this moment, its content stored. Blocks."""
+        try:
+            return _read_no_follow(Path(root), path, self._store)[0]
+        except PermissionError:
+            return Original(kind="other")
+        except OSError as error:
+            if error.errno not in _NOT_THERE:
+                raise
+            return Original(kind="absent")
+
     def originals_json(self) -> list[dict[str, Any]]:
         """The touched originals, for `run.json`."""
         return [{"root": root, "path": path, **asdict(original)} for (root, path), original in sorted(self._originals.items())]
@@ -129,7 +141,7 @@ class Base:
         except PermissionError:
             return Original(kind="other")
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL):
+            if error.errno not in _NOT_THERE:
                 raise
             return Original(kind="absent", drifted=listed is not None)
         if original.kind == "other":

@@ -5,6 +5,7 @@ Every container of a run is opened here, so this page is the whole answer to "wh
     role     project paths      /peers   agent body   lease
     agent    drafts and ro      yes      yes          never
     verify   drafts and ro      no       no           never
+    merge    none               no       no           never
     final    drafts and ro      yes      yes          only in write mode `direct`
     lease    the write roots    no       no           always
 """
@@ -21,7 +22,7 @@ from massgen.agent.view import Place
 from massgen.events.types import Event, SandboxEnded, SandboxStarted
 from sandbox import Engine, Lease, Limits, Mount, Sandbox, SandboxSpec
 
-Role = Literal["agent", "verify", "final", "lease"]
+Role = Literal["agent", "verify", "merge", "final", "lease"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class Rooms:
             tools=self.tools if working else {},
             peers=self.peers if working else None,
             limits=self.limits,
-            cwd="/workspace" if role == "lease" else self.cwd,
+            cwd="/workspace" if role in ("lease", "merge") else self.cwd,
             labels={
                 "massgen.run": self.run_id,
                 "massgen.agent": agent,
@@ -85,4 +86,4 @@ class Rooms:
 
     def _mounts(self, role: Role, own: tuple[Mount, ...]) -> tuple[Mount, ...]:
         # Under a direct lease the drafts stay in the list: the plan replaces them, and takes what they withhold.
-        return () if role == "lease" else (*self.mounts, *own)
+        return () if role in ("lease", "merge") else (*self.mounts, *own)

@@ -16,11 +16,12 @@ from typing import Literal
 import anyio.to_thread
 
 from massgen.coordination.base import Base, Key, absolute, after
+from massgen.coordination.merge import meet
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.verify import without_protected
 from massgen.errors import ApplyConflict
 from massgen.events.log import EventLog
-from massgen.events.types import Applied, Conflicted, LeaseGranted, Notice
+from massgen.events.types import Applied, Conflicted, LeaseGranted, Merged, Notice
 from sandbox import Drift, Lease, LeaseError, Snapshot, Store
 
 SHOWN_PATHS = 10
@@ -57,7 +58,7 @@ class Written:
 async def apply_snapshot(
     snapshot: Snapshot, *, agent: str, target: Target, base: Base, rooms: Rooms, store: Store, log: EventLog
 ) -> Written:
-    """Write the project part of a snapshot.
+    """Write the project part of a snapshot, with the user's own edits of meanwhile where both can be kept.
 
     Raises: ApplyConflict, with nothing written, when the project is not what the agents saw or a file may not be
     written; SandboxError when no container could be had.
@@ -66,11 +67,12 @@ async def apply_snapshot(
     allowed = without_protected(wanted, target.protected_names)
     if len(allowed.entries) < len(wanted.entries):
         log.emit(Notice(text="changes to protected paths were left out of the write", level="warning"))
-    drifted = await anyio.to_thread.run_sync(base.drifted, allowed)
-    if drifted:
-        raise conflict(drifted, log)
-    expected = await anyio.to_thread.run_sync(base.expected, allowed)
-    return await _write("apply", allowed, expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
+    met = await meet(allowed, base=base, rooms=rooms, store=store, agent=agent)
+    if met.conflicts:
+        raise conflict(met.conflicts, log)
+    if met.merged:
+        log.emit(Merged(paths=met.merged))
+    return await _write("apply", met.snapshot, met.expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
 
 
 async def undo_snapshot(

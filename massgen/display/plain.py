@@ -24,6 +24,7 @@ from massgen.events.types import (
     LeaseGranted,
     LookFailed,
     LookStarted,
+    Merged,
     ModelFailed,
     Notice,
     Presented,
@@ -134,6 +135,8 @@ class Progress:
                 return event.agent, f"gets the one write mount, to {event.purpose}", ""
             case Applied():
                 return "written", f"{count(len(event.files), 'file')} in your project", "bold green"
+            case Merged():
+                return "", f"your edits and the agents' were joined in {', '.join(map(line, event.paths))}", "yellow"
             case Conflicted():
                 return "conflict", f"nothing written: {count(len(event.paths), 'file')} changed meanwhile", "bold red"
             case TimeUp():

@@ -46,7 +46,7 @@ class SandboxStarted(Event):
     """A container was created. `mounts` is what its label `massgen.mounts` says: {path, mode: ro|draft|write}."""
 
     agent: str
-    role: Literal["agent", "verify", "final", "lease"]
+    role: Literal["agent", "verify", "merge", "final", "lease"]
     container: str
     mounts: tuple[dict[str, str], ...]
     start_s: float
@@ -57,7 +57,7 @@ class SandboxEnded(Event):
     """The container is gone."""
 
     agent: str
-    role: Literal["agent", "verify", "final", "lease"]
+    role: Literal["agent", "verify", "merge", "final", "lease"]
     container: str
 
 
@@ -252,6 +252,13 @@ class Applied(Event):
     snapshot: str
     undo: str
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged(Event):
+    """Files that the user edited during the run hold both edits in what is written next."""
+
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

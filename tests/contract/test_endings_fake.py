@@ -11,6 +11,7 @@ import pytest
 from massgen.agent.view import Answered, Decision, Failed, Presented
 from massgen.coordination import later
 from massgen.coordination.state import Rules, Select
+from massgen.errors import ApplyConflict
 from massgen.events.types import (
     AgentExcluded,
     AnswerGiven,
@@ -60,6 +61,57 @@ async def test_a_project_edited_meanwhile_is_not_written_over(make: Callable[...
     assert not (project / "another.txt").exists()
     assert run.of(Conflicted) == [Conflicted(paths=(str(project / "code.txt"),))]
     assert not run.of(Applied)
+
+
+LINES = [f"line {number}\n" for number in range(20)]
+
+
+@pytest.mark.parametrize("lines", ["apart", "the same", "both alike"])
+async def test_an_edit_of_the_users_is_neither_lost_nor_guessed_at(make: Callable[..., Run], project: Path, lines: str) -> None:
+    """The user edits a file that the result changes: joined when the edits are apart, a conflict when not; undo gives it back."""
+    theirs = {"apart": 18, "the same": 1, "both alike": 1}[lines]
+    (project / "code.txt").write_text("".join(LINES))
+    (project / "code.txt").chmod(0o640)
+
+    async def play(turn: Turn) -> Decision:
+        await turn.write("code.txt", "".join([LINES[0], "agent\n", *LINES[2:]]))
+        return Presented(text="done") if turn.view.phase == "final" else Answered(text="an answer")
+
+    run = make({"agent1": play}, write_mode="review")
+    await run.go()
+    said = "agent\n" if lines == "both alike" else "user\n"
+    mine = "".join([*LINES[:theirs], said, *LINES[theirs + 1 :]])
+    (project / "code.txt").write_text(mine)
+    (project / "code.txt").chmod(0o600)
+    if lines == "the same":
+        with pytest.raises(ApplyConflict, match=r"code\.txt"):
+            await later.apply(run.state_dir, "", engine=run.engine)
+        assert (project / "code.txt").read_text() == mine
+        return
+    await later.apply(run.state_dir, "", engine=run.engine)
+    assert (project / "code.txt").read_text() == mine.replace("line 1\n", "agent\n")
+    assert (project / "code.txt").stat().st_mode & 0o777 == 0o600
+    await later.undo(run.state_dir, "", engine=run.engine)
+    assert (project / "code.txt").read_text() == mine
+
+
+async def test_a_removed_or_binary_file_is_a_conflict(make: Callable[..., Run], project: Path) -> None:
+    """Nobody guesses what a user who removed a file, or changed a picture, would want; nothing else is written either."""
+    (project / "picture").write_bytes(b"\0one")
+    (project / "gone.txt").write_text("x\n")
+
+    async def play(turn: Turn) -> Decision:
+        for name in ("picture", "gone.txt", "code.txt"):
+            await turn.write(name, "agent\n")
+        return Presented(text="done") if turn.view.phase == "final" else Answered(text="an answer")
+
+    run = make({"agent1": play}, write_mode="review")
+    await run.go()
+    (project / "picture").write_bytes(b"\0two")
+    (project / "gone.txt").unlink()
+    with pytest.raises(ApplyConflict, match=r"gone\.txt, .*picture"):
+        await later.apply(run.state_dir, "", engine=run.engine)
+    assert (project / "code.txt").read_text() == "broken\n"
 
 
 async def test_review_writes_nothing_until_asked(make: Callable[..., Run], project: Path) -> None:
