@@ -73,15 +73,14 @@ run_build() {
 import_base() {
     command -v mmdebstrap >/dev/null || apt_install "to make the agent image without a registry" mmdebstrap
     apt_update
-    local suite sources proxy
+    local suite sources
     suite=$(release)
     sources=$(release_sources "$suite")
     local options=(--quiet --variant=minbase --include="$TOOLS"
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright'
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*'
         --dpkgopt='path-exclude=/usr/share/info/*')
-    proxy=$(apt-config dump --format '%v' Acquire::http::Proxy 2>/dev/null || true)
-    if [ -n "$proxy" ]; then options+=(--aptopt="Acquire::http::Proxy \"$proxy\""); fi
+    proxy_option options
     # What belongs to this machine (its mirror, proxy, name, resolver) stays here.
     # shellcheck disable=SC2016 # $1 is the hook's
     options+=(--customize-hook='rm -rf "$1"/etc/apt/sources.list.d/* "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/hostname "$1"/etc/resolv.conf'
@@ -97,6 +96,14 @@ import_base() {
     fi
 }
 
+# proxy_option ARRAY: apt's own proxy, if it has one, as an option of mmdebstrap.
+proxy_option() {
+    local -n to=$1
+    local proxy
+    proxy=$(apt-config dump --format '%v' Acquire::http::Proxy 2>/dev/null || true)
+    if [ -n "$proxy" ]; then to+=(--aptopt="Acquire::http::Proxy \"$proxy\""); fi
+}
+
 os_field() { (. /etc/os-release 2>/dev/null && eval "printf '%s' \"\${$1:-}\""); }
 
 # The release's codename; a derivative counts as the Ubuntu it is made from.
@@ -107,7 +114,8 @@ release() {
     printf '%s\n' "${name:-bookworm}"
 }
 
-# The distribution's own entries among this machine's package sources; third-party ones have no say in the image.
+# release_sources SUITE [ORIGIN] [OTHER]: the distribution's own entries among this machine's package sources; third-party ones
+# have no say in the image. With OTHER, the same mirrors' entries for that suite.
 release_sources() {
     # shellcheck disable=SC2016 # apt's placeholders
     apt-get indextargets --format '$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
@@ -118,6 +126,8 @@ release_sources() {
             *) continue ;;
         esac
         case $suite in "$1"*) ;; *) continue ;; esac
+        if [ -n "${2:-}" ] && [ "$origin" != "$2" ]; then continue; fi
+        suite=${3:-$1}${suite#"$1"}
         if [ -e "$keyring" ]; then keyring="[signed-by=$keyring] "; else keyring=''; fi
         printf 'deb %s%s %s %s\n' "$keyring" "$uri" "$suite" "$component"
     done
