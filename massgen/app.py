@@ -55,6 +55,8 @@ undo_run = later.undo
 """`await undo_run(state_dir, run, engine=…)`: `massgen undo`."""
 diff_run = later.diff
 """`diff_run(state_dir, run)`: `massgen diff`."""
+moved_run = later.moved
+"""`moved_run(state_dir, run)`: what of it the user changed meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)

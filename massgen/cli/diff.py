@@ -16,13 +16,16 @@ if TYPE_CHECKING:
 @click.command("diff")
 @click.argument("run", default="")
 @click.option("--stat", is_flag=True, help="Only the files, with lines added and removed.")
+@click.option("--no-pager", is_flag=True, help="Print all of it at once.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def command(run: str, *, stat: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
+def command(run: str, *, stat: bool, no_pager: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
     """Show what a run changed, or would change. RUN: a run id or the start of one; default: the last run."""
-    from massgen.app import diff_run
+    from massgen.app import diff_run, moved_run
     from massgen.config.paths import Places
 
-    patch = diff_run(Places.find(os.environ).state, run)
+    state = Places.find(os.environ).state
+    patch = diff_run(state, run)
+    _warn(moved_run(state, run))
     if stat:
         for row in stat_lines(patch):
             click.echo(row)
@@ -30,11 +33,24 @@ def command(run: str, *, stat: bool, debug: bool) -> int:  # noqa: ARG001  (--de
     if sys.stdout.isatty():
         from rich.console import Console
 
-        print_patch(patch, Console(highlight=False, emoji=False))
+        console = Console(highlight=False, emoji=False)
+        if no_pager or console.height > patch.count("\n"):
+            print_patch(patch, console)
+        else:
+            os.environ.setdefault("LESS", "FRX")  # colours, and no screen of its own to vanish with
+            with console.pager(styles=True):
+                print_patch(patch, console)
     else:
         # A patch is data: it must apply byte for byte, undecodable names and all.
         sys.stdout.buffer.write(patch.encode("utf-8", "surrogateescape"))
     return 0
+
+
+def _warn(moved: tuple[str, ...]) -> None:
+    from massgen.display.text import line
+
+    for path in moved:
+        click.echo(f"you changed {line(path)} meanwhile: massgen apply keeps both edits, or refuses", err=True)
 
 
 def stat_lines(patch: str) -> list[str]:

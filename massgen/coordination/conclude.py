@@ -19,7 +19,7 @@ from massgen.coordination.direct import present_direct
 from massgen.coordination.final import Result, Stage, is_worse, present, saved
 from massgen.coordination.orchestrator import Decided, Seat
 from massgen.coordination.patience import Patience
-from massgen.coordination.record import Record, WriteRecord
+from massgen.coordination.record import Record, WriteRecord, wrote
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import Finish
 from massgen.coordination.verify import Verifier
@@ -166,7 +166,7 @@ class _Writer:
 
     async def _wrote(self, purpose: Literal["apply", "direct"], written: Written) -> None:
         kept = WriteRecord(purpose=purpose, snapshot=written.snapshot.id, undo=written.undo.id)
-        await anyio.to_thread.run_sync(self._save, lambda record: replace(record, written=kept))
+        await anyio.to_thread.run_sync(self._save, lambda record: wrote(record, kept))
 
     async def _judge(self, verdict: Verified | None) -> tuple[bool, str]:
         """Whether the result must not be written, and what is to be said of its verdict."""

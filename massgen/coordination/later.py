@@ -14,14 +14,16 @@ from typing import Literal
 
 from massgen.coordination import record as records
 from massgen.coordination.archive import patch_of
-from massgen.coordination.base import Base
+from massgen.coordination.base import Base, absolute
+from massgen.coordination.branch import Commit, to_branch
+from massgen.coordination.merge import moved_paths
 from massgen.coordination.record import Record, WriteRecord
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.writeback import Target, Written, apply_snapshot, undo_snapshot
 from massgen.errors import ConfigError, MassgenError, SandboxFailed
 from massgen.events.log import EventLog, Reader
 from massgen.events.types import RunFinished
-from sandbox import Engine, SandboxError, Store
+from sandbox import Engine, Entry, SandboxError, Snapshot, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,24 +35,47 @@ class Later:
     """Absolute paths that were written, changed or removed."""
 
 
-def diff(state_dir: Path, run: str) -> str:
-    """The result of a run as a patch against the project as it was. Blocks. Raises ConfigError when it has none."""
+def diff(state_dir: Path, run: str, *, only: Sequence[Path] = ()) -> str:
+    """The result of a run, or a part of it, as a patch against the project as it was. Blocks. Raises ConfigError."""
     _, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
     base = _base(record, store)
-    return patch_of(base.project(store.get_snapshot(_snapshot(record))), base, store).text
+    snapshot = base.project(store.get_snapshot(_snapshot(record)))
+    if only:
+        snapshot = _chosen(snapshot, only, replace(record, written=None, earlier=()), store)
+    return patch_of(snapshot, base, store).text
 
 
-async def apply(state_dir: Path, run: str, *, engine: Engine, readers: Sequence[Reader] = ()) -> Later:
-    """Write the result of a run. Raises ConfigError (nothing to write, or written already), ApplyConflict, SandboxFailed."""
-    folder, record = records.find(state_dir, run)
-    if record.written:
-        raise ConfigError(f"run {record.run_id} was written already; `massgen undo {record.run_id}` takes it back")
+def moved(state_dir: Path, run: str) -> tuple[str, ...]:
+    """Files of a result that the user changed since the agents saw them: absolute paths. Blocks. Raises ConfigError."""
+    _, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
     base = _base(record, store)
-    snapshot = base.project(store.get_snapshot(_snapshot(record)))
-    if not snapshot.entries:
+    return () if record.written else moved_paths(base.project(store.get_snapshot(_snapshot(record))), base)
+
+
+def branch(state_dir: Path, run: str, name: str, *, only: Sequence[Path] = ()) -> Commit:
+    """The result of a run, or a part of it, as a commit on a new branch of its repository. Blocks. Raises ConfigError."""
+    _, record = records.find(state_dir, run)
+    store = Store(state_dir / "store")
+    whole = _base(record, store).project(store.get_snapshot(_snapshot(record)))
+    snapshot = _chosen(whole, only, replace(record, written=None, earlier=()), store)
+    title = (record.prompt.strip().splitlines() or ["massgen"])[0][:72]
+    return to_branch(name, snapshot, store, message=f"{title}\n\nmassgen run {record.run_id}\n")
+
+
+async def apply(state_dir: Path, run: str, *, engine: Engine, only: Sequence[Path] = (), readers: Sequence[Reader] = ()) -> Later:
+    """Write the result of a run, or of it what lies at or below `only` (absolute paths); what was written already stays.
+
+    Raises ConfigError (nothing to write, or written already), ApplyConflict, SandboxFailed.
+    """
+    folder, record = records.find(state_dir, run)
+    store = Store(state_dir / "store")
+    base = _base(record, store)
+    whole = base.project(store.get_snapshot(_snapshot(record)))
+    if not whole.entries:
         raise ConfigError(f"run {record.run_id} changed no file of the project; there is nothing to apply")
+    snapshot = _chosen(whole, only, record, store)
 
     async def write(log: EventLog) -> Written:
         rooms = Rooms(run_id=record.run_id, engine=engine, emit=log.emit, image=record.image)
@@ -60,24 +85,59 @@ async def apply(state_dir: Path, run: str, *, engine: Engine, readers: Sequence[
 
     written = await _logged("apply", folder, record, readers, write)
     kept = WriteRecord(purpose="apply", snapshot=written.snapshot.id, undo=written.undo.id)
-    records.save(folder, replace(record, written=kept))
+    records.save(folder, records.wrote(record, kept))
     return Later(run_id=record.run_id, files=written.files)
 
 
-async def undo(state_dir: Path, run: str, *, engine: Engine, readers: Sequence[Reader] = ()) -> Later:
-    """Take the write of a run back. Raises ConfigError (nothing was written), ApplyConflict (later edits), SandboxFailed."""
+def _chosen(whole: Snapshot, only: Sequence[Path], record: Record, store: Store) -> Snapshot:
+    """What is to be written now. Raises ConfigError when that is nothing."""
+    writes = [write for write in (record.written, *record.earlier) if write]
+    done = {(e.root, e.path) for write in writes for e in store.get_snapshot(write.snapshot).entries}
+    left = [e for e in whole.entries if (e.root, e.path) not in done]
+    if not left:
+        raise ConfigError(f"run {record.run_id} was written already; `massgen undo {record.run_id}` takes it back")
+    if not only:
+        return replace(whole, entries=tuple(left))
+    chosen: list[Entry] = []
+    for wanted in only:
+        found = [e for e in left if Path(absolute(e.root, e.path)).is_relative_to(wanted)]
+        if not found:
+            some = ", ".join(absolute(e.root, e.path) for e in left[:5])
+            raise ConfigError(f"run {record.run_id} changes nothing at {wanted} that is not written yet; it changes {some}")
+        chosen += [e for e in found if e not in chosen]
+    return replace(whole, entries=tuple(chosen))
+
+
+async def undo(state_dir: Path, run: str, *, engine: Engine, redo: bool = False, readers: Sequence[Reader] = ()) -> Later:
+    """Take the last write of a run back, or with `redo` the last undo.
+
+    Raises ConfigError (nothing was written, or taken back), ApplyConflict (later edits), SandboxFailed.
+    """
     folder, record = records.find(state_dir, run)
-    if record.written is None:
-        raise ConfigError(f"run {record.run_id} wrote nothing that could be taken back")
+    last = record.undone if redo else record.written
+    if last is None:
+        what = "has no undo that could be taken back" if redo else "wrote nothing that could be taken back"
+        raise ConfigError(f"run {record.run_id} {what}")
     store = Store(state_dir / "store")
-    done, back = store.get_snapshot(record.written.snapshot), store.get_snapshot(record.written.undo)
+    done, back = store.get_snapshot(last.snapshot), store.get_snapshot(last.undo)
 
     async def write(log: EventLog) -> Written:
         rooms = Rooms(run_id=record.run_id, engine=engine, emit=log.emit, image=record.image)
-        return await undo_snapshot(done, back, agent=record.winner, target=_target(record), rooms=rooms, store=store, log=log)
+        now, then = (back, done) if redo else (done, back)
+        return await undo_snapshot(
+            now,
+            then,
+            agent=record.winner,
+            target=_target(record),
+            rooms=rooms,
+            store=store,
+            log=log,
+            purpose="apply" if redo else "undo",
+        )
 
-    written = await _logged("undo", folder, record, readers, write)
-    records.save(folder, replace(record, written=None))
+    written = await _logged("apply" if redo else "undo", folder, record, readers, write)
+    kept = replace(last, undo=written.undo.id)
+    records.save(folder, records.wrote(record, kept) if redo else records.unwrote(record))
     return Later(run_id=record.run_id, files=written.files)
 
 

@@ -62,6 +62,12 @@ async def meet(snapshot: Snapshot, *, base: Base, rooms: Rooms, store: Store, ag
     )
 
 
+def moved_paths(snapshot: Snapshot, base: Base) -> tuple[str, ...]:
+    """Absolute paths that the user changed since the agents saw them. Blocks."""
+    pairs = [(e, base.original(*_key(e)), base.current(*_key(e))) for e in snapshot.entries]
+    return tuple(absolute(*_key(e)) for e, seen, now in pairs if _moved(e, seen, now))
+
+
 def _key(entry: Entry) -> Key:
     return entry.root, entry.path
 

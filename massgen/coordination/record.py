@@ -66,7 +66,11 @@ class Record:
     originals: tuple[Mapping[str, Any], ...] = ()
     """What the project held where snapshots touched it (`Base.originals_json`)."""
     written: WriteRecord | None = None
-    """None: nothing was written, or it was taken back."""
+    """The last write that stands. None: nothing was written, or all of it was taken back."""
+    earlier: tuple[WriteRecord, ...] = ()
+    """Writes of other parts before it, which `undo` takes back in turn."""
+    undone: WriteRecord | None = None
+    """What the last `undo` took back, for `undo --redo`; forgotten with the next write."""
 
     def winner_id(self) -> str:
         """The configured id of the winner, empty when there is none."""
@@ -90,9 +94,14 @@ def load(folder: Path) -> Record:
         row: dict[str, Any] = json.loads(path.read_text(encoding="ascii"))
         if row.pop("v", None) != VERSION:
             raise ConfigError(f"{path} is of another version of massgen; use the one that made the run")
-        written = row.pop("written")
+        written, undone = row.pop("written"), row.pop("undone", None)
+        row["earlier"] = tuple(WriteRecord(**one) for one in row.get("earlier", ()))
         row |= {name: tuple(row[name]) for name in ("roots", "protected", "agents", "originals")}
-        return Record(**row, written=WriteRecord(**written) if written else None)
+        return Record(
+            **row,
+            written=WriteRecord(**written) if written else None,
+            undone=WriteRecord(**undone) if undone else None,
+        )
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing: the run ended before it began") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -130,6 +139,18 @@ def find(state_dir: Path, prefix: str) -> tuple[Path, Record]:
         what = f"{len(hits)} runs begin with {prefix!r}: {', '.join(hits[:5])}" if hits else f"no run begins with {prefix!r}"
         raise ConfigError(f"{what}; the last ones are {', '.join(names[-3:])}")
     return runs / hits[0], load(runs / hits[0])
+
+
+def wrote(record: Record, write: WriteRecord) -> Record:
+    """The record after a write."""
+    earlier = record.earlier + ((record.written,) if record.written else ())
+    return replace(record, written=write, earlier=earlier, undone=None)
+
+
+def unwrote(record: Record) -> Record:
+    """The record after the last write was taken back."""
+    last = record.earlier[-1] if record.earlier else None
+    return replace(record, written=last, earlier=record.earlier[:-1], undone=record.written)
 
 
 def finished(record: Record, *, status: str, exit_code: int) -> Record:

@@ -138,7 +138,8 @@ def _sweep_store(kept: Iterable[Shelved], store: Store, *, dry_run: bool) -> tup
 def _manifests(run: Shelved) -> set[str]:
     """Every snapshot that the run's record or any of its logs names."""
     record = run.record
-    found = {record.snapshot} | ({record.written.snapshot, record.written.undo} if record.written else set())
+    writes = [write for write in (record.written, *record.earlier, record.undone) if write]
+    found = {record.snapshot} | {name for write in writes for name in (write.snapshot, write.undo)}
     for log in (run.folder / "events.jsonl", *run.folder.glob("writes/*/events.jsonl")):
         with suppress(OSError, LogError):
             for envelope in read(log):

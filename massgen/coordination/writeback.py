@@ -76,12 +76,23 @@ async def apply_snapshot(
 
 
 async def undo_snapshot(
-    written: Snapshot, undo: Snapshot, *, agent: str, target: Target, rooms: Rooms, store: Store, log: EventLog
+    written: Snapshot,
+    undo: Snapshot,
+    *,
+    agent: str,
+    target: Target,
+    rooms: Rooms,
+    store: Store,
+    log: EventLog,
+    purpose: Literal["apply", "undo"] = "undo",
 ) -> Written:
-    """Take a write back: every path it touched must still hold what it wrote. Raises: as `apply_snapshot`."""
+    """Take a write back: every path it touched must still hold what it wrote. Raises: as `apply_snapshot`.
+
+    With the two snapshots in each other's place, and purpose `apply`, it takes an undo back.
+    """
     touched = after(written)
     expected = {(e.root, e.path): touched.get((e.root, e.path), "") for e in undo.entries}
-    return await _write("undo", undo, expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
+    return await _write(purpose, undo, expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
 
 
 def grant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from massgen.agent.view import Answered, Decision, Failed, Presented
 from massgen.coordination import later
 from massgen.coordination.state import Rules, Select
-from massgen.errors import ApplyConflict
+from massgen.errors import ApplyConflict, ConfigError
 from massgen.events.types import (
     AgentExcluded,
     AnswerGiven,
@@ -23,7 +24,7 @@ from massgen.events.types import (
 )
 from sandbox import SandboxLost
 from sandbox.testing import FakeEngine
-from tests.support.scripted_run import Play, Run, Turn, alone, make_project
+from tests.support.scripted_run import Play, Run, Turn, alone, contents, make_project
 
 
 @pytest.fixture
@@ -112,6 +113,103 @@ async def test_a_removed_or_binary_file_is_a_conflict(make: Callable[..., Run], 
     with pytest.raises(ApplyConflict, match=r"gone\.txt, .*picture"):
         await later.apply(run.state_dir, "", engine=run.engine)
     assert (project / "code.txt").read_text() == "broken\n"
+
+
+async def three_files(make: Callable[..., Run], project: Path) -> Run:
+    """A run in mode review whose result touches a file, adds one in a folder, and removes one."""
+    (project / "old.txt").write_text("old\n")
+
+    async def play(turn: Turn) -> Decision:
+        await turn.write("code.txt", "fixed\n")
+        await turn.shell("mkdir -p sub && echo new > sub/new.txt && chmod 755 sub/new.txt && rm -f old.txt")
+        return Presented(text="done") if turn.view.phase == "final" else Answered(text="an answer")
+
+    run = make({"agent1": play}, write_mode="review")
+    await run.go()
+    return run
+
+
+async def test_parts_of_a_result_are_written_and_taken_back_one_by_one(make: Callable[..., Run], project: Path) -> None:
+    """`--only` writes that and nothing else; the rest can follow; undo goes back through them; redo goes forward again."""
+    run = await three_files(make, project)
+    before = contents(project)
+    await later.apply(run.state_dir, "", engine=run.engine, only=[project / "sub"])
+    only_sub = contents(project)
+    assert only_sub == {**before, "sub/new.txt": "new\n"}
+    with pytest.raises(ConfigError, match="nothing at"):
+        await later.apply(run.state_dir, "", engine=run.engine, only=[project / "sub"])
+    await later.apply(run.state_dir, "", engine=run.engine)
+    whole = contents(project)
+    assert whole == {k: v for k, v in before.items() if k != "old.txt"} | {"code.txt": "fixed\n", "sub/new.txt": "new\n"}
+    await later.undo(run.state_dir, "", engine=run.engine)
+    assert contents(project) == only_sub
+    await later.undo(run.state_dir, "", engine=run.engine, redo=True)
+    assert contents(project) == whole
+    for _ in range(2):
+        await later.undo(run.state_dir, "", engine=run.engine)
+    assert contents(project) == before
+    with pytest.raises(ConfigError, match="wrote nothing"):
+        await later.undo(run.state_dir, "", engine=run.engine)
+
+
+async def test_redo_does_not_write_over_a_later_edit(make: Callable[..., Run], project: Path) -> None:
+    """What undo gave back and the user edited since stays."""
+    run = await three_files(make, project)
+    await later.apply(run.state_dir, "", engine=run.engine)
+    await later.undo(run.state_dir, "", engine=run.engine)
+    (project / "code.txt").write_text("mine\n")
+    with pytest.raises(ApplyConflict, match=r"code\.txt"):
+        await later.undo(run.state_dir, "", engine=run.engine, redo=True)
+    assert (project / "code.txt").read_text() == "mine\n"
+
+
+def git(project: Path, *words: str) -> str:
+    """The user's own git."""
+    who = ("-c", "user.name=u", "-c", "user.email=u@example.org")
+    return subprocess.run(["git", "-C", project, *who, *words], check=True, capture_output=True, text=True).stdout
+
+
+async def test_a_result_on_a_branch_moves_nothing_else(
+    make: Callable[..., Run], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HEAD, index, working tree and hooks: as they were. The commit holds the result, modes and removals too."""
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "u")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "u@example.org")
+    git(project, "init", "-q", "-b", "trunk")
+    (project / "old.txt").write_text("old\n")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "base")
+    hook = project / ".git" / "hooks" / "reference-transaction"
+    hook.write_text(f"#!/bin/sh\necho ran >> {project}/.git/ran\n")
+    hook.chmod(0o755)
+    run = await three_files(make, project)
+    before = (project / "code.txt").read_text()
+    index = (project / ".git" / "index").read_bytes()
+    made = later.branch(run.state_dir, "", "result")
+    assert git(project, "diff", "--name-status", "trunk", "result").split() == [
+        *("M", "code.txt", "D", "old.txt", "A", "sub/new.txt"),
+    ]
+    assert "100755" in git(project, "ls-tree", "result", "sub/new.txt")
+    assert git(project, "rev-parse", "--abbrev-ref", "HEAD").strip() == "trunk"
+    assert (project / "code.txt").read_text() == before
+    assert (project / "old.txt").exists()
+    assert not (project / "sub").exists()
+    assert (project / ".git" / "index").read_bytes() == index
+    assert not (project / ".git" / "ran").exists()
+    assert len(made.files) == 3
+    with pytest.raises(ConfigError, match="refused"):
+        later.branch(run.state_dir, "", "result")
+    with pytest.raises(ConfigError, match="refused"):
+        later.branch(run.state_dir, "", "../evil")
+
+
+async def test_diff_says_what_the_user_changed_meanwhile(make: Callable[..., Run], project: Path) -> None:
+    """Before anything is written."""
+    run = await three_files(make, project)
+    assert later.moved(run.state_dir, "") == ()
+    (project / "code.txt").write_text("mine\n")
+    assert later.moved(run.state_dir, "") == (str(project / "code.txt"),)
 
 
 async def test_review_writes_nothing_until_asked(make: Callable[..., Run], project: Path) -> None:
