@@ -13,6 +13,7 @@ from sandbox.box import Sandbox
 from sandbox.engines.base import Engine, EngineFacts, ImageFacts, Link
 from sandbox.errors import (
     Drift,
+    EngineDied,
     EngineError,
     EngineUnavailable,
     GuestError,
@@ -45,6 +46,7 @@ __all__ = [
     "DockerEngine",
     "Drift",
     "Engine",
+    "EngineDied",
     "EngineError",
     "EngineFacts",
     "EngineUnavailable",

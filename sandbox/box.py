@@ -111,7 +111,7 @@ class Sandbox:
         limit_s = self.spec.limits.command_timeout_s if timeout_s is None else timeout_s
         stdout, stderr = Kept(self.spec.limits.output_bytes), Kept(self.spec.limits.output_bytes)
         if why := _unusable(argv, cwd, env):
-            return Outcome(reason="refused", message=why)
+            return Outcome(reason="refused", why=why)
         try:
             with anyio.move_on_after(limit_s + GRACE_S):
                 async with self._spawned(argv, cwd=cwd, env=env, timeout_s=limit_s, stdin=bool(stdin)) as process:
@@ -128,9 +128,9 @@ class Sandbox:
                             feeding.cancel_scope.cancel()
                     return outcome_of(process.verdict, stdout.output(), stderr.output())
         except SandboxLost as error:
-            return Outcome(reason="lost", message=str(error), stdout=stdout.output(), stderr=stderr.output())
-        message = "the sandbox did not end the command at its deadline"
-        return Outcome(reason="lost", message=message, stdout=stdout.output(), stderr=stderr.output())
+            return Outcome(reason="lost", why=str(error), stdout=stdout.output(), stderr=stderr.output())
+        why = "the sandbox did not end the command at its deadline"
+        return Outcome(reason="lost", why=why, stdout=stdout.output(), stderr=stderr.output())
 
     @asynccontextmanager
     async def spawn(

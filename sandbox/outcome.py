@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
-Reason = Literal["exited", "signalled", "timeout", "killed", "oom", "lost", "refused"]
-"""exited, signalled: by itself. timeout: our deadline. killed: the caller ended it. oom: a process of the
-sandbox fell to the memory limit (a cgroup counter moved, never guessed from 137). lost: the sandbox died.
-refused: it could not be started (no such program, no such folder)."""
+Reason = Literal["exited", "signalled", "timeout", "idle", "oom", "pids", "disk", "output", "killed", "refused", "engine", "lost"]
+"""Why a command ended; each has a witness, none is guessed from an exit code.
+
+exited, signalled: the kernel's wait status of the leader. timeout: our deadline passed and we killed it. idle: it wrote
+nothing for `idle_timeout_s` and we killed it. oom: a kill counter of the container's memory cgroup moved while it ran, or,
+when the guest itself fell, the engine's `oom` event. pids: the cgroup's counter of refused forks moved, and it failed.
+disk: a writable mount has no block or no inode left, and it failed. output: it wrote more than `max_output_bytes` and we
+killed it. killed: the caller ended it. refused: it could not be started (no such program, no such folder). engine: the
+container engine died or was restarted. lost: the container died while its engine lives, or no longer answers."""
+
+_NOT_EXECUTABLE = frozenset((errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR, errno.ETXTBSY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +43,13 @@ class Outcome:
 
     reason: Reason
     exit_code: int | None = None
-    """Set when `reason` is exited."""
+    """Set when the leader exited by itself, whatever the reason is then called."""
     signal: int | None = None
     """Set when a signal ended the leader, whoever sent it."""
-    message: str = ""
-    """For `refused` and `lost`: why."""
+    why: str = ""
+    """One sentence for people: what happened, and what to do next. Empty where the exit code or the signal says it all."""
+    errno: int = 0
+    """For `refused`: the system's own number, 0 when it never got that far."""
     stdout: Output = Output()
     stderr: Output = Output()
     wall_s: float = 0.0
@@ -47,6 +57,13 @@ class Outcome:
     cpu_sys_s: float = 0.0
     max_rss_bytes: int = 0
     """Largest process of the command (rusage of waited-for children)."""
+    peak_memory_bytes: int = 0
+    """The most that was seen in use, as `peak_of` says; 0 when nothing was measured."""
+    peak_pids: int = 0
+    """The most processes and threads that were seen in the sandbox, the guest's own among them; 0 for a short command."""
+    peak_of: Literal["process", "samples", "cgroup"] = "process"
+    """Of what the peaks are. process: the largest process. samples: the whole sandbox, looked at once a second. cgroup: the
+    kernel's own peak of the whole sandbox since its start."""
 
     @property
     def ok(self) -> bool:
@@ -54,16 +71,23 @@ class Outcome:
         return self.reason == "exited" and self.exit_code == 0
 
     @property
+    def cut_bytes(self) -> int:
+        """Output that was not kept, of both streams."""
+        return self.stdout.cut_bytes + self.stderr.cut_bytes
+
+    @property
     def shell_code(self) -> int:
-        """As a shell would report it: the code, 124 for a timeout, 125 ours, 127 not started, 128+n."""
+        """As a shell would report it: the child's code or 128+n, 124 out of time, 125 ours, 126 not executable, 127 not found."""
         match self.reason:
-            case "exited":
-                return self.exit_code or 0
-            case "timeout":
+            case "timeout" | "idle":
                 return 124
-            case "lost":
+            case "lost" | "engine":
                 return 125
             case "refused":
-                return 127
-            case _:
+                return 126 if self.errno in _NOT_EXECUTABLE else 127
+            case "exited" | "signalled" | "oom" | "pids" | "disk" | "output" | "killed":
+                if self.signal is None and self.exit_code is not None:
+                    return self.exit_code
                 return 128 + (self.signal or 9)
+            case never:
+                assert_never(never)

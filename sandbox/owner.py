@@ -1,4 +1,8 @@
-"""Who owns a container: a process that can be told apart from any other, before and after a reboot."""
+"""Who owns a container: a process that can be told apart from any other, before and after a reboot.
+
+A pid means something in its own pid namespace only: from the host, an owner that runs in a container (or the reverse) looks
+dead. So the label names the namespace, and an owner in another one counts as alive until the next boot.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +30,29 @@ def boot() -> str:
         return "unknown"
 
 
+def namespace() -> str:
+    """The pid namespace in which our pid means something; empty when that cannot be told, or `/proc` belongs to another."""
+    try:
+        if str(Path("/proc/self").readlink()) != str(os.getpid()):
+            return ""
+        return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:
+        return ""
+
+
 def me() -> str:
-    """The running process as a label: pid, start time, boot."""
-    return f"{os.getpid()}:{_started(os.getpid())}:{boot()}"
+    """The running process as a label: pid, start time, boot, pid namespace."""
+    return f"{os.getpid()}:{_started(os.getpid())}:{boot()}:{namespace()}"
 
 
 def alive(owner: str) -> bool:
-    """Whether the process of such a label still runs. A label that cannot be read counts as alive: never reap the unknown."""
+    """Whether the process of such a label still runs. What cannot be judged counts as alive: never reap the unknown."""
     match owner.split(":"):
-        case [pid, started, booted] if pid.isdecimal() and len(pid) < 20:
-            return booted == boot() and _started(int(pid)) == started
+        case [pid, started, booted, *rest] if pid.isdecimal() and len(pid) < 20 and len(rest) <= 1:
+            if booted != boot():
+                return False
+            if not rest or not rest[0] or rest[0] != namespace():
+                return True
+            return _started(int(pid)) == started
         case _:
             return True

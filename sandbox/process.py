@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 
@@ -11,13 +11,10 @@ from sandbox.channels import Channel
 from sandbox.outcome import Outcome, Output, Reason
 
 _REASONS: dict[str, Reason] = {
-    "exited": "exited",
-    "signalled": "signalled",
-    "timeout": "timeout",
-    "killed": "killed",
-    "oom": "oom",
-    "refused": "refused",
+    reason: reason
+    for reason in ("exited", "signalled", "timeout", "idle", "oom", "pids", "disk", "output", "killed", "refused", "engine")
 }
+_PEAKS: dict[str, Literal["samples", "cgroup"]] = {"samples": "samples", "cgroup": "cgroup"}
 
 
 class Kept:
@@ -60,13 +57,17 @@ def outcome_of(verdict: dict[str, Any], stdout: Output = Output(), stderr: Outpu
         reason=_REASONS.get(str(verdict.get("reason")), "lost"),
         exit_code=code if isinstance(code, int) else None,
         signal=number if isinstance(number, int) else None,
-        message=str(verdict.get("message", ""))[:2000],
+        why=str(verdict.get("message", ""))[:2000],
+        errno=int(_number(verdict.get("errno"))),
         stdout=stdout,
         stderr=stderr,
         wall_s=_number(verdict.get("wall_s")),
         cpu_user_s=_number(verdict.get("cpu_user_s")),
         cpu_sys_s=_number(verdict.get("cpu_sys_s")),
         max_rss_bytes=int(_number(verdict.get("max_rss_bytes"))),
+        peak_memory_bytes=int(_number(verdict.get("peak_memory_bytes") or verdict.get("max_rss_bytes"))),
+        peak_pids=int(_number(verdict.get("peak_pids"))),
+        peak_of=_PEAKS.get(str(verdict.get("peak_of")), "process"),
     )
 
 

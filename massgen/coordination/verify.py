@@ -10,10 +10,11 @@ The deadline is ten minutes or the command deadline, whichever is longer: a test
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
+from typing import Literal
 
 import anyio
 
@@ -97,9 +98,19 @@ def verdict_of(outcome: Outcome) -> Verified:
         summary=_summary(outcome, counts),
         passed=counts.passed if counts else None,
         failed=counts.failed if counts else None,
-        tail=(text + outcome.message)[-TAIL_CHARS:],
+        tail=(text + outcome.why)[-TAIL_CHARS:],
         seconds=round(outcome.wall_s, 3),
     )
+
+
+_LIMITS: Mapping[Literal["timeout", "idle", "oom", "pids", "disk", "output"], str] = {
+    "timeout": "timeout",
+    "idle": "timeout",
+    "oom": "out of memory",
+    "pids": "FAIL too many processes",
+    "disk": "FAIL disk full",
+    "output": "FAIL too much output",
+}
 
 
 def _summary(outcome: Outcome, counts: Counts | None) -> str:
@@ -110,14 +121,12 @@ def _summary(outcome: Outcome, counts: Counts | None) -> str:
             return f"FAIL {counts.failed}/{counts.failed + counts.passed}"
         case "exited":
             return f"FAIL exit {outcome.exit_code}"
-        case "timeout":
-            return "timeout"
-        case "oom":
-            return "out of memory"
-        case "refused" | "lost" | "killed":
+        case "refused" | "lost" | "engine" | "killed":
             return "could not run"
         case "signalled":
             return f"FAIL signal {outcome.signal}"
+        case limit:
+            return _LIMITS[limit]
 
 
 def without_protected(snapshot: Snapshot, protected: tuple[str, ...]) -> Snapshot:

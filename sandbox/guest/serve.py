@@ -230,7 +230,8 @@ class Guest:
                 raise WireError(f"unknown operation {op!r}")
         except OSError as error:
             message = f"{error.strerror or error}: {error.filename or ''}"
-            self.send(control_frame(CLOSE, number, {"reason": "refused", "message": message.rstrip(": ")}))
+            verdict = {"reason": "refused", "message": message.rstrip(": "), "errno": error.errno or 0}
+            self.send(control_frame(CLOSE, number, verdict))
         except (TypeError, ValueError, OverflowError) as error:
             raise WireError(f"a malformed request: {error}") from None
         except RuntimeError as error:  # no thread for a file operation: the sandbox is at its process limit

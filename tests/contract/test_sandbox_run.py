@@ -90,8 +90,8 @@ async def test_command_that_cannot_start_does_not_cost_the_sandbox(boxes: Boxes,
     """It is refused with a reason, and the next command runs."""
     async with boxes.open() as box:
         outcome = await box.run(argv, **more)
-        assert outcome.reason == "refused", outcome.message
-        assert outcome.message
+        assert outcome.reason == "refused", outcome.why
+        assert outcome.why
         assert outcome.shell_code == 127
         assert (await box.run(["true"])).ok
 

@@ -98,8 +98,8 @@ async def test_an_orphan_is_never_reaped_or_a_living_one_is(engine: DockerEngine
     """`reap` takes what a dead process created, started or not, its pid reused or not; it leaves what a living one has (69)."""
     told = [sys.executable, "-c", "from sandbox import owner; print(owner.me())"]
     dead = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()  # noqa: ASYNC221 - brief
-    pid, _, boot = owner.me().split(":")
-    owners = {"dead": dead, "running": dead, "reused": f"{pid}:1:{boot}", "living": owner.me(), "odd": "nobody knows"}
+    pid, _, boot, namespace = owner.me().split(":")
+    owners = {"dead": dead, "running": dead, "reused": f"{pid}:1:{boot}:{namespace}", "living": owner.me(), "odd": "nobody knows"}
     made: dict[str, str] = {}
     with client() as sdk:
         for name, who in owners.items():

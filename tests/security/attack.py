@@ -65,7 +65,7 @@ async def report(box: Sandbox, program: str, *arguments: str, timeout_s: float =
     """Run a program of attempts inside; what came of each."""
     source = f"NUMBERS = {NUMBERS}{PRELUDE}{program}\nprint(json.dumps(seen))\n"
     outcome = await box.run(["python3", "-I", "-c", source, *arguments], timeout_s=timeout_s)
-    assert outcome.ok, f"{outcome.reason} {outcome.exit_code} {outcome.message}\n{outcome.stderr.text[-2000:]}"
+    assert outcome.ok, f"{outcome.reason} {outcome.exit_code} {outcome.why}\n{outcome.stderr.text[-2000:]}"
     return dict(json.loads(outcome.stdout.text.splitlines()[-1]))
 
 

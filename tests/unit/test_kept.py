@@ -31,7 +31,8 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=2),
     max_leaves=3,
 )
-FIELDS = st.sampled_from(["reason", "exit_code", "signal", "message", "wall_s", "cpu_user_s", "cpu_sys_s", "max_rss_bytes"])
+NUMBERS = ("exit_code", "signal", "errno", "wall_s", "cpu_user_s", "cpu_sys_s", "max_rss_bytes", "peak_memory_bytes", "peak_pids")
+FIELDS = st.sampled_from(["reason", "message", "peak_of", *NUMBERS])
 
 
 @given(st.dictionaries(FIELDS, JSON))
@@ -39,7 +40,7 @@ def test_hostile_verdict_is_not_believed_beyond_its_types(verdict: dict) -> None
     """Whatever JSON a guest sends, an outcome comes out and none of its numbers is a surprise."""
     outcome = outcome_of(verdict)
     assert outcome.shell_code >= 0 or outcome.exit_code is not None or outcome.signal is not None
-    assert isinstance(outcome.max_rss_bytes, int)
+    assert all(isinstance(n, int) for n in (outcome.max_rss_bytes, outcome.peak_memory_bytes, outcome.peak_pids, outcome.errno))
     assert all(abs(n) < 2**63 for n in (outcome.wall_s, outcome.cpu_user_s, outcome.cpu_sys_s))
 
 

@@ -57,8 +57,8 @@ def test_no_output_can_break_or_stall_the_reader(text: str) -> None:
         (Outcome(reason="timeout", signal=9), False, "timeout"),
         (Outcome(reason="oom", signal=9), False, "out of memory"),
         (Outcome(reason="signalled", signal=11), False, "FAIL signal 11"),
-        (Outcome(reason="lost", message="engine gone"), False, "could not run"),
-        (Outcome(reason="refused", message="no sh"), False, "could not run"),
+        (Outcome(reason="lost", why="engine gone"), False, "could not run"),
+        (Outcome(reason="refused", why="no sh"), False, "could not run"),
     ],
 )
 def test_the_exit_code_decides_not_the_output(outcome: Outcome, ok: bool, summary: str) -> None:
