@@ -10,8 +10,9 @@ raised. Errors of `sandbox` are translated here and in `coordination/later.py`, 
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from massgen.coordination.conclude import Conclusion, conclude
 from massgen.coordination.orchestrator import Coordination, Seat
 from massgen.coordination.patience import Patience, stop_on_signals
 from massgen.coordination.peers import Peers
+from massgen.coordination.prepared import prepared_image
 from massgen.coordination.record import Record
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import Rules
@@ -86,26 +88,31 @@ async def run(
     readers: Sequence[Reader] = (),
     state_dir: Path,
     run_id: str | None = None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> RunResult:
     """One run, from the question to the write. Ctrl-C and SIGTERM stop it with the best answer so far (130, 143).
 
+    `say` hears what happens before there is a log: preparing the image, outside the run's own deadline.
     Raises, before anything was started: ConfigError, SandboxFailed.
     """
     began = time.monotonic()
-    deadline = anyio.current_time() + config.timeouts.run_s
     context = await anyio.to_thread.run_sync(rules_for, _all_paths(config))
     with _translated():
         if config.write == "direct":
             await anyio.to_thread.run_sync(direct.check, [path.path for path in config.write_paths])
         await engine.image(config.sandbox.image)
         await engine.reap()
-        await require(engine, config.sandbox.image)
+        image = await prepared_image(config.sandbox, engine, os.environ, say=say)
+        await require(engine, image)
+    deadline = anyio.current_time() + config.timeouts.run_s
     await anyio.to_thread.run_sync(tidy.sweep, state_dir)
     folder = await anyio.to_thread.run_sync(lambda: records.new_run(state_dir, run_id=run_id))
     tidy.claim(folder)
     tally = _Tally()
     with EventLog(folder, folder.name, readers=[tally, *readers]) as log:
-        parts = _Parts(config=config, prompt=prompt, engine=engine, context=context, folder=folder, state_dir=state_dir, log=log)
+        parts = _Parts(
+            config=config, prompt=prompt, engine=engine, image=image, context=context, folder=folder, state_dir=state_dir, log=log
+        )
         conclusion = Conclusion(outcome="stopped", exit_code=130, message="interrupted twice; what was going on was dropped")
         async with stop_on_signals() as stopped:
             conclusion = await _concluded(parts, Patience(deadline=deadline, stop=stopped.event))
@@ -141,6 +148,8 @@ class _Parts:
     config: Config
     prompt: str
     engine: Engine
+    image: str
+    """What agents run in: the configured image, or the one prepared from it."""
     context: ContextRules
     folder: Path
     state_dir: Path
@@ -192,7 +201,7 @@ async def _work(
         run_id=record.run_id,
         engine=parts.engine,
         emit=log.emit,
-        image=config.sandbox.image,
+        image=parts.image,
         limits=config.sandbox.limits,
         mounts=tuple(_mount(path, context) for path in config.context_paths),
         peers=peers.folder,
@@ -322,6 +331,7 @@ def _started(config: Config, prompt: str, labels: Sequence[str], context: Contex
         image=config.sandbox.image,
         verify=config.verify,
         version=_version(),
+        prepared=config.sandbox.prepare,
     )
 
 

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 import anyio.abc
@@ -23,7 +23,7 @@ import anyio.to_thread
 
 from sandbox.box import Sandbox
 from sandbox.engines.base import EngineFacts, ImageFacts, Link
-from sandbox.errors import ImageMissing, SandboxLost
+from sandbox.errors import EngineError, ImageMissing, SandboxLost
 from sandbox.guest.serve import Guest
 from sandbox.plan import Plan
 
@@ -63,6 +63,10 @@ class FakeEngine:
         if name in self._missing:
             raise ImageMissing(f"image {name} is not on this engine; build the agent image with scripts/bootstrap", op="image")
         return ImageFacts(id="fake")
+
+    def images(self) -> NoReturn:
+        """Nothing can be prepared on the caller's own machine without changing it."""
+        raise EngineError("the fake engine prepares no images", op="prepare")
 
     async def start(self, plan: Plan) -> Link:
         """A guest in a thread."""

@@ -37,6 +37,8 @@ def _plan(config: Config, rules: Rules) -> dict[str, object]:
             {"id": a.id, "backend": a.backend.type, "model": a.backend.model, "key": a.backend.key_source} for a in config.agents
         ],
         "image": config.sandbox.image,
+        "prepare": list(config.sandbox.prepare),
+        "prepare_files": [str(f.path) for f in config.sandbox.prepare_files],
         "memory_bytes": config.sandbox.limits.memory_bytes,
         "cpus": config.sandbox.limits.cpus,
         "network": "none",
@@ -73,6 +75,9 @@ def _lines(config: Config, rules: Rules) -> list[tuple[str, str]]:
         where = f" · {line(agent.backend.base_url, 80)}" if agent.backend.base_url else ""
         out.append(("agent", f"{agent.id} · {agent.backend.type} · {line(agent.backend.model, 60)}{where}{key}"))
     out.append(("sandbox", f"{config.sandbox.image} · {limits_text(config)} each · no network"))
+    if config.sandbox.prepare:
+        out.append(("prepare", f"network used once to prepare the image: {line('; '.join(config.sandbox.prepare))}"))
+        out += [("", f"from {line(str(f.path))}") for f in config.sandbox.prepare_files]
     for path, mode, who in _mounts(config):
         found = rules.listings[path]
         only = "" if who == "all" else f" · only {who}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from rich.console import Console
+from rich.text import Text
 
 from massgen.config.load import Flags, load
 from massgen.config.model import Config
@@ -21,7 +22,7 @@ from massgen.display.plain import Progress
 from massgen.display.runfolder import RunFolder, make_folder
 from massgen.display.story import Story
 from massgen.display.summary import show
-from massgen.display.text import block, bytes_text
+from massgen.display.text import block, bytes_text, line
 from massgen.errors import ConfigError
 from massgen.events.codec import Envelope, encode
 
@@ -71,8 +72,12 @@ def run(config: Config, prompt: str, options: Options) -> RunResult:
         readers.append(Progress(console, limits=limits_text(config)))
     state = Places.find(os.environ).state
 
+    def say(text: str) -> None:
+        if options.show:
+            console.print(Text.assemble(("image  ", "bold"), (line(text, 200), "dim")), soft_wrap=True)
+
     async def work() -> RunResult:
-        return await run_app(config, prompt, engine=await connect(), readers=readers, state_dir=state)
+        return await run_app(config, prompt, engine=await connect(), readers=readers, state_dir=state, say=say)
 
     result = anyio.run(work)
     if folder:

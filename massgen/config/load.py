@@ -30,7 +30,7 @@ from massgen.config.model import (
     UiConfig,
     WriteMode,
 )
-from massgen.config.paths import Places, context_path, git_root, merged, refusal
+from massgen.config.paths import Places, context_path, git_root, merged, prepare_file, refusal
 from massgen.config.schema import RawConfig, RawPath, check, display_types
 from massgen.config.sizes import duration_s, limits
 from massgen.config.source import Document, Path_, read_document
@@ -146,7 +146,7 @@ def _config(found: _Found) -> Config:
             max_new_answers_per_agent=raw.orchestrator.max_new_answers_per_agent,
             max_new_answers_global=raw.orchestrator.max_new_answers_global,
         ),
-        sandbox=SandboxConfig(image=flags.image or raw.sandbox.image or SandboxConfig().image, limits=_limits(found)),
+        sandbox=_sandbox(found),
         timeouts=Timeouts(run_s=run_s or Timeouts().run_s, agent_s=raw.timeout_settings.agent_timeout_seconds),
         ui=UiConfig(display_type=cast("DisplayType", display), logging_enabled=raw.ui.logging_enabled and flags.logs),
         source=str(found.path) if found.path else "",
@@ -221,6 +221,27 @@ def _write_mode(found: _Found, shared: tuple[ContextPath, ...], *, is_default: b
     return configured or "review"
 
 
+def _sandbox(found: _Found) -> SandboxConfig:
+    raw = found.raw.sandbox
+    files = []
+    for index, typed in enumerate(raw.prepare_files):
+        try:
+            files.append(prepare_file(typed, found.places))
+        except ConfigError as error:
+            raise found.document.error(("sandbox", "prepare_files", index), str(error)) from error
+    if files and not raw.prepare:
+        raise found.document.error(("sandbox", "prepare_files"), "needs `sandbox.prepare`: the commands that use these files")
+    names = [f.name for f in files]
+    if len(set(names)) < len(names):
+        raise found.document.error(("sandbox", "prepare_files"), "names the same file twice")
+    return SandboxConfig(
+        image=found.flags.image or raw.image or SandboxConfig().image,
+        prepare=tuple(raw.prepare),
+        prepare_files=tuple(files),
+        limits=_limits(found),
+    )
+
+
 def _limits(found: _Found) -> Limits:
     out = limits(found.document, found.raw.sandbox, found.raw.timeout_settings.command_timeout_seconds)
     if found.origin != "project":
@@ -236,14 +257,15 @@ def _limits(found: _Found) -> Limits:
 
 
 def _require_modest(document: Document) -> None:
-    """Raises ConfigError when a merely found config speaks about keys, endpoints or request bodies."""
+    """Raises ConfigError when a merely found config speaks about keys, endpoints, request bodies or commands with network."""
     agents = document.data.get("agents") or [document.data.get("agent")]
     holders: list[tuple[Path_, object]] = [(("backend_params",), document.data.get("backend_params"))]
     for index, agent in enumerate(agents):
         at: Path_ = ("agents", index) if "agents" in document.data else ("agent",)
         holders.append(((*at, "backend"), agent.get("backend") if isinstance(agent, dict) else None))
-    for at, holder in holders:
-        for key in ("base_url", "api_key", "extra_body"):
+    sandbox = document.data.get("sandbox")
+    for at, holder in [*holders, (("sandbox",), sandbox)]:
+        for key in ("prepare", "prepare_files") if holder is sandbox else ("base_url", "api_key", "extra_body"):
             if isinstance(holder, dict) and key in holder:
                 raise document.error(
                     (*at, key), f"a config found in the project may not set this; trust it with --config {document.name}"

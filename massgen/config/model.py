@@ -119,10 +119,23 @@ class CoordinationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepareFile:
+    """One file that preparing the image needs."""
+
+    name: str
+    """Where the commands find it: relative to their working directory."""
+    path: Path
+    """Absolute, resolved; a regular file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxConfig:
     """Where agents run."""
 
     image: str = DEFAULT_IMAGE
+    prepare: tuple[str, ...] = ()
+    """Shell commands that make the agents' image from `image`, once and with network. Empty: `image` as it is."""
+    prepare_files: tuple[PrepareFile, ...] = ()
     limits: Limits = field(default_factory=Limits)
     """`command_timeout_s` in it is `timeout_settings.command_timeout_seconds`."""
 

@@ -8,13 +8,14 @@ is about what a user can possibly have meant.
 
 from __future__ import annotations
 
+import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from massgen.config.model import ContextPath, Permission
+from massgen.config.model import ContextPath, Permission, PrepareFile
 from massgen.errors import ConfigError
 
 _SYSTEM = "bin boot dev etc lib lib32 lib64 libx32 proc run sbin sys usr var/run var/lib/docker"
@@ -77,6 +78,24 @@ def context_path(typed: str, permission: Permission, protected: Sequence[str], p
     return ContextPath(
         path=path, permission=permission, typed=typed, protected_paths=tuple(_protected(path, p) for p in protected)
     )
+
+
+def prepare_file(typed: str, places: Places) -> PrepareFile:
+    """A file for `sandbox.prepare`. Relative ones start at the working directory. Raises ConfigError: what, which, what next."""
+    _speakable(typed)
+    whole = Path(os.path.normpath(places.cwd / (places.home / typed[2:] if typed.startswith("~/") else Path(typed))))
+    try:
+        path = whole.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "unusable path"
+        raise ConfigError(f"prepare file {typed!r} cannot be used: {reason} (looked in {places.cwd})") from error
+    if not path.is_file():
+        raise ConfigError(f"prepare file {typed!r} is not a regular file; name each file")
+    inside = whole.is_relative_to(places.cwd)
+    # A link inside a project may have been put there by somebody else, to have a file of yours baked into an image.
+    if inside and not path.is_relative_to(places.cwd.resolve()):
+        raise ConfigError(f"prepare file {typed!r} leads out of {places.cwd}; name the file that you mean")
+    return PrepareFile(name=str(whole.relative_to(places.cwd)) if inside else path.name, path=path)
 
 
 def refusal(path: Path, places: Places) -> str:

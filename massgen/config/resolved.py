@@ -28,6 +28,8 @@ def resolved_yaml(config: Config) -> str:
         },
         "sandbox": {
             "image": sandbox.image,
+            "prepare": list(sandbox.prepare),
+            "prepare_files": [str(f.path) for f in sandbox.prepare_files],
             "memory": sandbox.limits.memory_bytes,
             "cpus": sandbox.limits.cpus,
             "pids": sandbox.limits.pids,

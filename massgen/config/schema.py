@@ -112,6 +112,8 @@ class RawSandbox(_Raw):
     """`sandbox`. Sizes are bytes or text such as `4g`, `512m`."""
 
     image: Annotated[str, Field(min_length=1)] | None = None
+    prepare: list[Annotated[str, Field(min_length=1)]] = []
+    prepare_files: list[Annotated[str, Field(min_length=1)]] = []
     memory: str | int | None = None
     cpus: Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)] | None = None
     pids: Annotated[int, Field(ge=16, le=100_000)] | None = None
@@ -178,7 +180,7 @@ LATER: dict[str, frozenset[str]] = {
     "orchestrator": frozenset(
         {"consensus", "max_debates", "answer_novelty", "enable_planning_mode", "planning_mode_instruction"}
     ),
-    "sandbox": frozenset({"prepare", "prepare_files", "seccomp", "runtime", "require", "network"}),
+    "sandbox": frozenset({"seccomp", "runtime", "require", "network"}),
 }
 """Keys of later versions. They must not be ignored silently: most are limits or permissions."""
 

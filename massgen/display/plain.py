@@ -75,6 +75,8 @@ class Progress:
         models = dict.fromkeys(line(str(a.get("model", "")), 48) for a in event.agents)
         limits = f" · {self._limits} each" if self._limits else ""
         self._said("plan", f"{count(len(event.agents), 'agent')} · {', '.join(models)} · {event.image}{limits} · no network")
+        if event.prepared:
+            self._said("", f"network used once to prepare the image: {line('; '.join(event.prepared), _MAX_TEXT)}")
         for path in event.context:
             hidden = int(path.get("withheld", 0))
             what = "write" if path.get("permission") == "write" else "read "

@@ -30,6 +30,8 @@ class RunStarted(Event):
     image: str
     verify: str = ""
     version: str = ""
+    prepared: tuple[str, ...] = ()
+    """Commands that ran, once and with network, to make the image that agents run in."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sandbox.plan import Plan
+
+if TYPE_CHECKING:
+    from sandbox.engines.images import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,10 @@ class Engine(Protocol):
 
     async def image(self, name: str) -> ImageFacts:
         """Raises ImageMissing, EngineUnavailable. Never pulls."""
+        ...
+
+    def images(self) -> Images:
+        """What can be done with its images. Raises EngineError: nothing."""
         ...
 
     async def start(self, plan: Plan) -> Link:

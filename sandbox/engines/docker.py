@@ -29,6 +29,7 @@ from docker.utils import kwargs_from_env
 
 from sandbox import owner, seccomp
 from sandbox.engines.base import EngineFacts, ImageFacts, Link
+from sandbox.engines.images import Images
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, SandboxLost, StartFailed
 from sandbox.plan import GUEST, Bind, Plan, Tmpfs
 
@@ -115,6 +116,12 @@ class DockerEngine:
 
         return await _call(lambda: self._with_client(inspect))
 
+    def images(self) -> Images:
+        """What can be done with its images."""
+        from sandbox.engines.docker_images import DockerImages
+
+        return DockerImages(self)
+
     async def start(self, plan: Plan) -> Link:
         """Create attached, attach, start."""
         facts = await self.facts()
@@ -149,14 +156,7 @@ class DockerEngine:
                 if mount["Type"] == "bind":
                     mount["BindOptions"] = self._bind_options(read_only=bool(mount["ReadOnly"]))
             container = str(client.create_container_from_config(config, name)["Id"])
-            params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            attached = client.attach_socket(container, params=params)
-            raw = getattr(attached, "_sock", attached)
-            ours = socket.socket(fileno=os.dup(raw.fileno()))
-            # The SDK's own descriptor would stay open until the garbage collector comes by; meanwhile epoll still knows the
-            # connection under a number that is ours no more, and the event loop spins.
-            attached.close()
-            raw.close()
+            ours = _attach(client, container)
             try:
                 client.start(container)
             except BaseException:
@@ -278,6 +278,17 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
+def _attach(client: Client, container: str) -> socket.socket:
+    attached = client.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+    raw = getattr(attached, "_sock", attached)
+    ours = socket.socket(fileno=os.dup(raw.fileno()))
+    # The SDK's own descriptor would stay open until the garbage collector comes by; meanwhile epoll still knows the
+    # connection under a number that is ours no more, and the event loop spins.
+    attached.close()
+    raw.close()
+    return ours
+
+
 async def _stream(raw: socket.socket) -> anyio.abc.SocketStream:
     raw.setblocking(False)  # noqa: FBT003 - the standard library's own signature
     if raw.family == socket.AF_UNIX:
@@ -285,10 +296,13 @@ async def _stream(raw: socket.socket) -> anyio.abc.SocketStream:
     return await anyio.abc.SocketStream.from_socket(raw)
 
 
-async def _call(work: Callable[[], T]) -> T:
-    """Run a blocking SDK call in a thread and translate what it raises. Bounded by the client's own timeout."""
+async def _call(work: Callable[[], T], *, abandon: bool = False) -> T:
+    """Run a blocking SDK call in a thread and translate what it raises. Bounded by the client's own timeout.
+
+    `abandon`: a cancelled caller does not wait for it, and sees to it that it ends.
+    """
     try:
-        return await anyio.to_thread.run_sync(work)
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=abandon)
     except docker.errors.APIError as error:
         raise EngineError(f"the engine refused: {error.explanation or error}") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
