@@ -57,6 +57,8 @@ undo_run = later.undo
 """`await undo_run(state_dir, run, engine=…)`: `massgen undo`."""
 diff_run = later.diff
 """`diff_run(state_dir, run)`: `massgen diff`."""
+risks_run = later.risks
+"""`risks_run(state_dir, run)`: what of it runs by itself."""
 moved_run = later.moved
 """`moved_run(state_dir, run)`: what of it the user changed meanwhile."""
 
@@ -258,6 +260,7 @@ async def _work(
         verifier=verifier,
         target=target,
         write_mode=config.write,
+        allowed=config.allow,
         save=lambda change: records.save(parts.folder, change(records.load(parts.folder))),
     )
 

@@ -11,6 +11,7 @@
     ├── NoAnswer             3    no agent produced an answer
     ├── BudgetReached        4    the next call is not covered by the budget; the best answer is saved
     ├── VerifyFailed         1    the negative verdict
+    ├── ConsentNeeded        1    the result holds what runs by itself; nothing was written, the user has to say so
     ├── ApplyConflict        5    the project changed meanwhile; nothing was written
     ├── RunTimeout         124    time is up; the best answer is saved
     ├── SandboxFailed      125    no container could be started or kept
@@ -84,6 +85,12 @@ class BudgetReached(MassgenError):
 
 class VerifyFailed(MassgenError):
     """The final result does not pass the verify command."""
+
+    exit_code = 1
+
+
+class ConsentNeeded(MassgenError):
+    """The result touches files that run by themselves, and the user has not said that they may be written."""
 
     exit_code = 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,20 +17,27 @@ import click
 @click.option(
     "--branch", metavar="NAME", help="Commit the result on a new branch instead; HEAD, index and files stay as they are."
 )
+@click.option(
+    "--allow", multiple=True, metavar="CLASS", help="Write files of this class, which run by themselves, unasked. Repeatable."
+)
+@click.option("--yes", "-y", is_flag=True, help="Ask nothing: every class is allowed.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def command(run: str, *, only: tuple[str, ...], patch: str | None, branch: str | None, debug: bool) -> int:  # noqa: ARG001
+def command(run: str, **given: Any) -> int:  # noqa: ANN401 - click's own values, each described above
     """Write a run's result into your project, all of it or nothing. RUN: a run id or the start of one; default: the last run.
 
-    What you edited meanwhile is kept where both edits fit; else exit code 5, and nothing is written.
+    What you edited meanwhile is kept where both edits fit; else exit code 5, and nothing is written. Files that your tools
+    would run by themselves (hooks, CI, editor tasks, …) are written only when you say so, class by class.
     """
     from massgen.app import apply_run
-    from massgen.cli.later import change, to_branch, to_patch
+    from massgen.cli.later import change, consented, to_branch, to_patch
 
+    patch, branch = given["patch"], given["branch"]
     if patch and branch:
         raise click.UsageError("--patch and --branch exclude each other")
-    paths = [Path(os.path.normpath(Path.cwd() / path)) for path in only]
+    paths = [Path(os.path.normpath(Path.cwd() / path)) for path in given["only"]]
     if branch:
         return to_branch(run, branch, paths)
     if patch:
         return to_patch(run, patch, paths)
-    return change(partial(apply_run, only=paths), run, done="applied", then="take it back: massgen undo")
+    allowed = consented(run, paths, allow=given["allow"], yes=given["yes"])
+    return change(partial(apply_run, only=paths, allowed=allowed), run, done="applied", then="take it back: massgen undo")

@@ -13,7 +13,8 @@ import click
 
 from massgen.cli.engine import connect
 from massgen.config.paths import Places
-from massgen.coordination.later import Later, branch, diff
+from massgen.coordination.later import Later, branch, diff, risks
+from massgen.coordination.risks import CLASSES
 from massgen.display.text import bytes_text, count, line
 from massgen.errors import ConfigError
 from sandbox import Engine
@@ -44,6 +45,33 @@ def change(write: Write, run: str, *, done: str, then: str) -> int:
         click.echo(f"  and {len(result.files) - MAX_LISTED} more")
     click.echo(then, err=True)
     return 0
+
+
+def consented(run: str, only: Sequence[Path], *, allow: Sequence[str], yes: bool) -> frozenset[str]:
+    """The classes of self-running files that the user allows, asked for one at a time where somebody can answer.
+
+    Raises click.UsageError: an unknown class, a class that is not allowed where nobody can be asked, or a no.
+    """
+    for name in allow:
+        if name not in CLASSES:
+            raise click.UsageError(f"--allow {name}: there is no such class; there are {', '.join(CLASSES)}")
+    if yes:
+        return frozenset(CLASSES)
+    found = [risk for risk in risks(Places.find(os.environ).state, run, only=only) if risk.kind not in allow]
+    allowed = set(allow)
+    for risk in found:
+        click.echo(f"{risk.kind}: {count(len(risk.paths), 'file')} that {risk.why}", err=True)
+        for path in risk.paths[:MAX_LISTED]:
+            click.echo(f"  {line(path)}", err=True)
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            continue
+        if not click.confirm("Write them?", err=True):
+            raise click.UsageError("nothing was written; `massgen diff` shows all of it, --only PATH writes a part")
+        allowed.add(risk.kind)
+    if missing := [risk.kind for risk in found if risk.kind not in allowed]:
+        flags = " ".join(f"--allow {name}" for name in missing)
+        raise click.UsageError(f"nobody is here to confirm; to write these, add {flags} (or --yes for all)")
+    return frozenset(allowed)
 
 
 def to_branch(run: str, name: str, only: Sequence[Path]) -> int:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MAX_PROMPT_BYTES = 1024 * 1024
 WRITE_MODES = ("apply", "review", "direct", "never")
+ALLOW = ("hooks", "ci", "shell", "editor", "agents", "deletes")
 DISPLAYS = ("rich_terminal", "terminal", "simple")
 
 
@@ -33,6 +34,13 @@ DISPLAYS = ("rich_terminal", "terminal", "simple")
     "--write-mode",
     type=click.Choice(WRITE_MODES),
     help="apply: write the result. review: wait for `massgen apply`. direct: the winner's final turn writes. never.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(ALLOW),
+    metavar="CLASS",
+    help=f"In mode apply, also write files that run by themselves: {', '.join(ALLOW)}. Repeatable.",
 )
 @click.option("--timeout", "--max-duration", default="", metavar="TIME", help="Of the whole run: 90, 10m, 1h. Default 30m.")
 @click.option("--image", default="", metavar="IMAGE", help="The agents' container image: any with python3 ≥ 3.9.")
@@ -64,6 +72,7 @@ def command(prompt: str, **given: object) -> int:
         read=_words(given["read"]),
         write=_words(given["write"]),
         write_mode=mode,
+        allow=_words(given["allow"]),
         display=str(given["display"] or ""),
         logs=not given["no_logs"],
     )

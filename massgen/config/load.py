@@ -61,6 +61,7 @@ class Flags:
     write: tuple[str, ...] = ()
     verify: str = ""
     write_mode: WriteMode | None = None
+    allow: tuple[str, ...] = ()
     timeout: str = ""
     """Seconds, or with a unit: `90`, `10m`, `1h`."""
     image: str = ""
@@ -141,6 +142,7 @@ def _config(found: _Found) -> Config:
         agents=agents,
         context_paths=shared,
         write=_write_mode(found, shared, is_default=is_default),
+        allow=frozenset(flags.allow),
         verify=flags.verify or raw.orchestrator.verify,
         coordination=CoordinationConfig(
             max_new_answers_per_agent=raw.orchestrator.max_new_answers_per_agent,

@@ -167,6 +167,8 @@ class Config:
     context_paths: tuple[ContextPath, ...] = ()
     """Seen by every agent. Write paths do not overlap each other."""
     write: WriteMode = "review"
+    allow: frozenset[str] = frozenset()
+    """Classes of files that run by themselves (`coordination/risks.py`) and may be written without asking."""
     verify: str = ""
     """Shell command; empty: none. It runs in the first write path, else the first context path."""
     coordination: CoordinationConfig = field(default_factory=CoordinationConfig)

@@ -78,6 +78,10 @@ class Base:
         roots = tuple(roots)
         return Base(roots, store, {(str(root), found.path): found for root in roots for found in tree(root)})
 
+    def count(self) -> int:
+        """Files that the roots hold now. Blocks."""
+        return sum(found.kind != "dir" for root in self.roots if root.exists() for found in tree(root))
+
     def original(self, root: str, path: str) -> Original:
         """The project's version of one path; on the first call it is read and stored. Blocks."""
         key = (root, path)

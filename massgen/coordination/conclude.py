@@ -24,7 +24,7 @@ from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import Finish
 from massgen.coordination.verify import Verifier
 from massgen.coordination.writeback import Target, Written, apply_snapshot
-from massgen.errors import ApplyConflict, MassgenError, NoAnswer, RunTimeout, VerifyFailed
+from massgen.errors import ApplyConflict, ConsentNeeded, MassgenError, NoAnswer, RunTimeout, VerifyFailed
 from massgen.events.log import EventLog
 from massgen.events.types import Notice, Verified
 from sandbox import SandboxError, Snapshot
@@ -59,8 +59,9 @@ async def conclude(
     target: Target,
     write_mode: WriteMode,
     save: Callable[[Change], None],
+    allowed: frozenset[str] = frozenset(),
 ) -> Conclusion:
-    """Everything after the vote. `save` changes the run's record; it blocks for the disk."""
+    """Everything after the vote. `save` changes the run's record; it blocks for the disk. `allowed`: see `writeback.py`."""
     if isinstance(decided.end, Finish):
         return _without_answer(decided, patience)
     voted = archive.get(decided.end.answer)
@@ -76,7 +77,7 @@ async def conclude(
         patience=patience,
         verifier=verifier,
     )
-    writer = _Writer(stage=stage, target=target, write_mode=write_mode, save=save)
+    writer = _Writer(stage=stage, target=target, write_mode=write_mode, save=save, allowed=allowed)
     await writer.keep(voted.snapshot)
     if decided.cut:
         return writer.cut_short(saved(stage))
@@ -85,14 +86,18 @@ async def conclude(
     except (MassgenError, SandboxError) as error:
         writer.fall_back()
         known = isinstance(error, MassgenError)
-        outcome = "conflict" if isinstance(error, ApplyConflict) else "failed" if known else "sandbox"
+        words: dict[type[Exception], str] = {ApplyConflict: "conflict", ConsentNeeded: "ready"}
+        outcome = words.get(type(error), "failed" if known else "sandbox")
         return writer.ended(outcome, error.exit_code if isinstance(error, MassgenError) else 125, message=str(error))
 
 
 class _Writer:
     """The last part of one run."""
 
-    def __init__(self, *, stage: Stage, target: Target, write_mode: WriteMode, save: Callable[[Change], None]) -> None:
+    def __init__(
+        self, *, stage: Stage, target: Target, write_mode: WriteMode, save: Callable[[Change], None], allowed: frozenset[str]
+    ) -> None:
+        self._allowed = allowed
         self._stage = stage
         self._target = target
         self._write_mode = write_mode
@@ -131,6 +136,7 @@ class _Writer:
             rooms=stage.rooms,
             store=stage.archive.store,
             log=stage.log,
+            allowed=self._allowed,
         )
         await self._wrote("apply", done)
         return self.ended("applied", code, message=remark)

@@ -18,8 +18,9 @@ from massgen.coordination.base import Base, absolute
 from massgen.coordination.branch import Commit, to_branch
 from massgen.coordination.merge import moved_paths
 from massgen.coordination.record import Record, WriteRecord
+from massgen.coordination.risks import Risk
 from massgen.coordination.rooms import Rooms
-from massgen.coordination.writeback import Target, Written, apply_snapshot, undo_snapshot
+from massgen.coordination.writeback import Target, Written, apply_snapshot, risks_of, undo_snapshot
 from massgen.errors import ConfigError, MassgenError, SandboxFailed
 from massgen.events.log import EventLog, Reader
 from massgen.events.types import RunFinished
@@ -64,10 +65,29 @@ def branch(state_dir: Path, run: str, name: str, *, only: Sequence[Path] = ()) -
     return to_branch(name, snapshot, store, message=f"{title}\n\nmassgen run {record.run_id}\n")
 
 
-async def apply(state_dir: Path, run: str, *, engine: Engine, only: Sequence[Path] = (), readers: Sequence[Reader] = ()) -> Later:
+def risks(state_dir: Path, run: str, *, only: Sequence[Path] = ()) -> tuple[Risk, ...]:
+    """What of a result, or of a part of it, runs by itself once it is written. Blocks. Raises ConfigError."""
+    _, record = records.find(state_dir, run)
+    store = Store(state_dir / "store")
+    base = _base(record, store)
+    whole = base.project(store.get_snapshot(_snapshot(record)))
+    return risks_of(_chosen(whole, only, record, store), base, store) if whole.entries else ()
+
+
+async def apply(
+    state_dir: Path,
+    run: str,
+    *,
+    engine: Engine,
+    only: Sequence[Path] = (),
+    allowed: frozenset[str] = frozenset(),
+    readers: Sequence[Reader] = (),
+) -> Later:
     """Write the result of a run, or of it what lies at or below `only` (absolute paths); what was written already stays.
 
-    Raises ConfigError (nothing to write, or written already), ApplyConflict, SandboxFailed.
+    `allowed`: classes of `risks.py` that the user has consented to.
+
+    Raises ConfigError (nothing to write, or written already), ConsentNeeded, ApplyConflict, SandboxFailed.
     """
     folder, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
@@ -80,7 +100,14 @@ async def apply(state_dir: Path, run: str, *, engine: Engine, only: Sequence[Pat
     async def write(log: EventLog) -> Written:
         rooms = Rooms(run_id=record.run_id, engine=engine, emit=log.emit, image=record.image)
         return await apply_snapshot(
-            snapshot, agent=record.winner, target=_target(record), base=base, rooms=rooms, store=store, log=log
+            snapshot,
+            agent=record.winner,
+            target=_target(record),
+            base=base,
+            rooms=rooms,
+            store=store,
+            log=log,
+            allowed=allowed,
         )
 
     written = await _logged("apply", folder, record, readers, write)

@@ -17,9 +17,10 @@ import anyio.to_thread
 
 from massgen.coordination.base import Base, Key, absolute, after
 from massgen.coordination.merge import meet
+from massgen.coordination.risks import Risk, classify, needing_consent
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.verify import without_protected
-from massgen.errors import ApplyConflict
+from massgen.errors import ApplyConflict, ConsentNeeded
 from massgen.events.log import EventLog
 from massgen.events.types import Applied, Conflicted, LeaseGranted, Merged, Notice
 from sandbox import Drift, Lease, LeaseError, Snapshot, Store
@@ -56,23 +57,56 @@ class Written:
 
 
 async def apply_snapshot(
-    snapshot: Snapshot, *, agent: str, target: Target, base: Base, rooms: Rooms, store: Store, log: EventLog
+    snapshot: Snapshot,
+    *,
+    agent: str,
+    target: Target,
+    base: Base,
+    rooms: Rooms,
+    store: Store,
+    log: EventLog,
+    allowed: frozenset[str] = frozenset(),
 ) -> Written:
     """Write the project part of a snapshot, with the user's own edits of meanwhile where both can be kept.
 
-    Raises: ApplyConflict, with nothing written, when the project is not what the agents saw or a file may not be
+    `allowed`: classes of `risks.py` that the user has consented to.
+
+    Raises, with nothing written: ConsentNeeded; ApplyConflict when the project is not what the agents saw or a file may not be
     written; SandboxError when no container could be had.
     """
     wanted = base.project(snapshot)
-    allowed = without_protected(wanted, target.protected_names)
-    if len(allowed.entries) < len(wanted.entries):
+    open_to_us = without_protected(wanted, target.protected_names)
+    if len(open_to_us.entries) < len(wanted.entries):
         log.emit(Notice(text="changes to protected paths were left out of the write", level="warning"))
-    met = await meet(allowed, base=base, rooms=rooms, store=store, agent=agent)
+    risks = await anyio.to_thread.run_sync(risks_of, open_to_us, base, store)
+    for risk in risks:
+        log.emit(Notice(text=f"{risk.kind}: {_some(risk.paths)} {risk.why}", level="warning"))
+    if held := needing_consent(risks, allowed):
+        raise ConsentNeeded(_ask_for(held))
+    met = await meet(open_to_us, base=base, rooms=rooms, store=store, agent=agent)
     if met.conflicts:
         raise conflict(met.conflicts, log)
     if met.merged:
         log.emit(Merged(paths=met.merged))
     return await _write("apply", met.snapshot, met.expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
+
+
+def risks_of(snapshot: Snapshot, base: Base, store: Store) -> tuple[Risk, ...]:
+    """What of a snapshot runs by itself. Blocks."""
+    return classify(snapshot, original=base.original, content=store.get, files=base.count())
+
+
+def _ask_for(held: tuple[Risk, ...]) -> str:
+    named = "; ".join(f"{risk.kind} ({_some(risk.paths)})" for risk in held)
+    flags = " ".join(f"--allow {risk.kind}" for risk in held)
+    return (
+        f"nothing was written, as the result changes what runs by itself: {named}; "
+        f"look with `massgen diff`, then `massgen apply {flags}`"
+    )
+
+
+def _some(paths: tuple[str, ...]) -> str:
+    return ", ".join(paths[:SHOWN_PATHS]) + (f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else "")
 
 
 async def undo_snapshot(
@@ -117,10 +151,9 @@ def grant(
 def conflict(paths: tuple[str, ...], log: EventLog, *, purpose: Literal["apply", "undo"] = "apply") -> ApplyConflict:
     """Say what stands against a write, and the error to raise."""
     log.emit(Conflicted(paths=paths))
-    named = ", ".join(paths[:SHOWN_PATHS]) + (f" and {len(paths) - SHOWN_PATHS} more" if len(paths) > SHOWN_PATHS else "")
     since = "the agents saw the project" if purpose == "apply" else "the run wrote them"
     return ApplyConflict(
-        f"nothing was written: {named} changed since {since}; "
+        f"nothing was written: {_some(paths)} changed since {since}; "
         f"look with `massgen diff`, put your own edits aside, and try `massgen {purpose}` again"
     )
 

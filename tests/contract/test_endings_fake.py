@@ -12,7 +12,7 @@ import pytest
 from massgen.agent.view import Answered, Decision, Failed, Presented
 from massgen.coordination import later
 from massgen.coordination.state import Rules, Select
-from massgen.errors import ApplyConflict, ConfigError
+from massgen.errors import ApplyConflict, ConfigError, ConsentNeeded
 from massgen.events.types import (
     AgentExcluded,
     AnswerGiven,
@@ -113,6 +113,49 @@ async def test_a_removed_or_binary_file_is_a_conflict(make: Callable[..., Run], 
     with pytest.raises(ApplyConflict, match=r"gone\.txt, .*picture"):
         await later.apply(run.state_dir, "", engine=run.engine)
     assert (project / "code.txt").read_text() == "broken\n"
+
+
+EVIL = """
+mkdir -p .github/workflows .husky && echo evil > .github/workflows/x.yml && echo evil > .husky/pre-commit && echo evil > .bashrc
+echo fixed > code.txt
+"""
+
+
+async def test_what_runs_by_itself_does_not_cross_unasked(make: Callable[..., Run], project: Path) -> None:
+    """A winner that plants hooks, workflows and shell files: nothing at all is written, each is named; consent is per class."""
+
+    async def play(turn: Turn) -> Decision:
+        await turn.shell(EVIL)
+        return Presented(text="done") if turn.view.phase == "final" else Answered(text="an answer")
+
+    run = make({"agent1": play})
+    before = contents(project)
+    ended = await run.go()
+    assert (ended.outcome, ended.exit_code) == ("ready", 1)
+    assert all(word in ended.message for word in ("--allow hooks", "--allow ci", "--allow shell", ".bashrc"))
+    assert contents(project) == before
+    assert not run.of(LeaseGranted)
+    with pytest.raises(ConsentNeeded, match="--allow hooks"):
+        await later.apply(run.state_dir, "", engine=run.engine, allowed=frozenset({"ci", "shell"}))
+    assert contents(project) == before
+    await later.apply(run.state_dir, "", engine=run.engine, allowed=frozenset({"ci", "shell", "hooks"}))
+    assert contents(project)[".bashrc"] == "evil\n"
+
+
+async def test_a_storm_of_removals_does_not_cross_unasked(make: Callable[..., Run], project: Path) -> None:
+    """An agent that empties the project has to be believed by its user first."""
+    for number in range(30):
+        (project / f"file{number}.txt").write_text("x")
+
+    async def play(turn: Turn) -> Decision:
+        await turn.shell("rm -f file*.txt")
+        return Presented(text="done") if turn.view.phase == "final" else Answered(text="an answer")
+
+    run = make({"agent1": play})
+    ended = await run.go()
+    assert (ended.outcome, ended.exit_code) == ("ready", 1)
+    assert "--allow deletes" in ended.message
+    assert (project / "file7.txt").exists()
 
 
 async def three_files(make: Callable[..., Run], project: Path) -> Run:
