@@ -16,6 +16,7 @@ from typing import Literal
 import anyio.to_thread
 
 from massgen.coordination.base import Base, Key, absolute, after
+from massgen.coordination.lock import one_writer
 from massgen.coordination.merge import meet
 from massgen.coordination.risks import Risk, classify, needing_consent
 from massgen.coordination.rooms import Rooms
@@ -26,6 +27,8 @@ from massgen.events.types import Applied, Conflicted, LeaseGranted, Merged, Noti
 from sandbox import Drift, Lease, LeaseError, Snapshot, Store
 
 SHOWN_PATHS = 10
+LOCKS = "locks"
+"""Beside the store, in the state folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +86,13 @@ async def apply_snapshot(
         log.emit(Notice(text=f"{risk.kind}: {_some(risk.paths)} {risk.why}", level="warning"))
     if held := needing_consent(risks, allowed):
         raise ConsentNeeded(_ask_for(held))
-    met = await meet(open_to_us, base=base, rooms=rooms, store=store, agent=agent)
-    if met.conflicts:
-        raise conflict(met.conflicts, log)
-    if met.merged:
-        log.emit(Merged(paths=met.merged))
-    return await _write("apply", met.snapshot, met.expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
+    async with one_writer(store.folder.parent / LOCKS, target.roots):
+        met = await meet(open_to_us, base=base, rooms=rooms, store=store, agent=agent)
+        if met.conflicts:
+            raise conflict(met.conflicts, log)
+        if met.merged:
+            log.emit(Merged(paths=met.merged))
+        return await _write("apply", met.snapshot, met.expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
 
 
 def risks_of(snapshot: Snapshot, base: Base, store: Store) -> tuple[Risk, ...]:
@@ -126,7 +130,8 @@ async def undo_snapshot(
     """
     touched = after(written)
     expected = {(e.root, e.path): touched.get((e.root, e.path), "") for e in undo.entries}
-    return await _write(purpose, undo, expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
+    async with one_writer(store.folder.parent / LOCKS, target.roots):
+        return await _write(purpose, undo, expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
 
 
 def grant(

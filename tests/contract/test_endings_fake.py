@@ -158,6 +158,30 @@ async def test_a_storm_of_removals_does_not_cross_unasked(make: Callable[..., Ru
     assert (project / "file7.txt").exists()
 
 
+async def test_two_runs_on_one_project_lose_nothing_of_each_other(make: Callable[..., Run], project: Path) -> None:
+    """At once, in one state folder: files of their own, and edits in two places of one file, are all there afterwards."""
+    (project / "code.txt").write_text("".join(LINES))
+
+    def plays(name: str, number: int) -> dict[str, Play]:
+        async def play(turn: Turn) -> Decision:
+            await turn.write(f"{name}.txt", name)
+            await turn.write("code.txt", "".join([*LINES[:number], f"{name}\n", *LINES[number + 1 :]]))
+            return Presented(text="done") if turn.view.phase == "final" else Answered(text="an answer")
+
+        return {"agent1": play}
+
+    runs = [make(plays("one", 2)), make(plays("two", 17))]
+    runs[1].engine = runs[0].engine
+    async with anyio.create_task_group() as tasks:
+        for run in runs:
+            tasks.start_soon(run.go)
+    assert runs[0].run_dir != runs[1].run_dir
+    assert [len(run.of(Applied)) for run in runs] == [1, 1]
+    found = contents(project)
+    assert (found["one.txt"], found["two.txt"]) == ("one", "two")
+    assert found["code.txt"] == "".join([*LINES[:2], "one\n", *LINES[3:17], "two\n", *LINES[18:]])
+
+
 async def three_files(make: Callable[..., Run], project: Path) -> Run:
     """A run in mode review whose result touches a file, adds one in a folder, and removes one."""
     (project / "old.txt").write_text("old\n")
