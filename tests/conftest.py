@@ -21,6 +21,8 @@ from zlib import crc32
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.security.corpus_report"]
+
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "massgen-agent:latest"
 SLICES = 7

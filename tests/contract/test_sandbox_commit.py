@@ -80,6 +80,7 @@ async def test_read_only_folder_can_be_made_filled_and_emptied(boxes: Boxes, sto
 
 
 @pytest.mark.parametrize("drift", ["changed", "vanished", "appeared", "linked", "folder"])
+@pytest.mark.probe("96")
 async def test_drift_is_not_written_over(boxes: Boxes, store: Store, drift: str) -> None:
     """One file that is no longer as the agents saw it stops all of the write, by name, and nothing is left behind."""
     root = boxes.project(files=FILES)
@@ -136,6 +137,7 @@ async def test_link_that_leads_out_is_not_written(boxes: Boxes, store: Store, ta
 
 
 @pytest.mark.parametrize("new", [False, True], ids=["link-of-the-project", "link-of-the-snapshot"])
+@pytest.mark.probe("96")
 async def test_file_below_a_link_is_not_written(boxes: Boxes, store: Store, new: bool) -> None:
     """A folder that is a link, whether the user's or the snapshot's own, leads nowhere."""
     outside = boxes.project("outside")
@@ -153,6 +155,7 @@ async def test_file_below_a_link_is_not_written(boxes: Boxes, store: Store, new:
     assert not list(outside.iterdir())
 
 
+@pytest.mark.probe("84", "96")
 async def test_hostile_target_does_not_leave_half_a_write(boxes: Boxes, store: Store) -> None:
     """What no system call takes ends the transaction, not its rollback."""
     root = boxes.project(files=FILES)

@@ -60,6 +60,7 @@ async def test_workspace_does_not_reach_the_project(boxes: Boxes, store: Store) 
     assert [e.path for e in undo.entries] == ["a"]
 
 
+@pytest.mark.probe("99")
 async def test_cancelled_commit_is_whole_or_nothing(boxes: Boxes, store: Store) -> None:
     """Whenever the caller is cancelled, the project holds all of the snapshot or none of it, and no stage."""
     root = boxes.project(files={f"f{i:03}": "old" for i in range(200)})
@@ -81,6 +82,7 @@ async def test_cancelled_commit_is_whole_or_nothing(boxes: Boxes, store: Store) 
     assert outcomes
 
 
+@pytest.mark.probe("99")
 async def test_host_that_dies_during_the_write_does_not_leave_half_of_it(boxes: Boxes, store: Store) -> None:
     """Once the guest was told to go it finishes on its own, and takes its stage away, though nobody listens any more."""
     root = boxes.project(files={f"f{i:03}": "old" for i in range(300)})

@@ -72,6 +72,7 @@ def spec(image: str, label: str) -> SandboxSpec:
 
 
 @pytest.mark.parametrize("what", ["idle", "reads", "unread"])
+@pytest.mark.probe("69")
 async def test_a_killed_host_leaves_a_container(image: str, label: str, what: str) -> None:
     """SIGKILL of the host, idle, in a flood of output it reads, or in one that nobody reads: 3 s later nothing is left (69)."""
     with host(OPEN, label, image, "60", what) as process:
@@ -81,6 +82,7 @@ async def test_a_killed_host_leaves_a_container(image: str, label: str, what: st
         assert await gone(f"massgen.test={label}") is not None
 
 
+@pytest.mark.probe("70")
 async def test_a_silent_host_leaves_a_container(image: str, label: str) -> None:
     """A host that is stopped, its stream still open, is given up after `silence_s`; awake again, it is told `lost` (70)."""
     with host(OPEN, label, image, "1", "idle") as process:
@@ -94,6 +96,7 @@ async def test_a_silent_host_leaves_a_container(image: str, label: str) -> None:
         assert await anyio.to_thread.run_sync(line, process) == "lost"
 
 
+@pytest.mark.probe("69")
 async def test_an_orphan_is_never_reaped_or_a_living_one_is(engine: DockerEngine, image: str, label: str) -> None:
     """`reap` takes what a dead process created, started or not, its pid reused or not; it leaves what a living one has (69)."""
     told = [sys.executable, "-c", "from sandbox import owner; print(owner.me())"]
@@ -115,6 +118,7 @@ async def test_an_orphan_is_never_reaped_or_a_living_one_is(engine: DockerEngine
     assert {made["dead"], made["running"], made["reused"]} <= set(reaped)
 
 
+@pytest.mark.probe("68")
 async def test_a_container_that_is_killed_hangs_the_caller(engine: DockerEngine, spec: SandboxSpec) -> None:
     """`docker kill` from outside: a command, a program and a file operation each end with `lost`, at once (68)."""
     async with Sandbox.open(spec, engine=engine) as box, box.spawn(["cat"]) as program:

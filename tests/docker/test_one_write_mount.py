@@ -115,6 +115,7 @@ def seen_by(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [json.loads(text.split("SEEN ", 1)[1].splitlines()[0]) for text in texts]
 
 
+@pytest.mark.probe("21")
 def test_agents_can_reach_nothing_and_one_container_alone_can_write(user: User, listener: Listener):
     """While agents work: no network, key, sibling, host process or write. After the vote: one writable bind, the winner's."""
     before = snapshot_of(user.cwd)

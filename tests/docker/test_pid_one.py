@@ -26,6 +26,7 @@ async def box(engine: DockerEngine, image: str) -> AsyncIterator[Sandbox]:
         yield opened
 
 
+@pytest.mark.probe("68")
 async def test_the_guest_is_killed_or_stopped_by_a_signal(box: Sandbox) -> None:
     """No signal to PID 1, nor SIGKILL and SIGSTOP to everybody, ends or halts the guest (68; design 2.4).
 
@@ -53,6 +54,7 @@ seen["child"] = os.waitstatus_to_exitcode(os.wait()[1])
         assert (await box.run(["echo", "here"])).stdout.text == "here\n"
 
 
+@pytest.mark.probe("66")
 async def test_a_process_that_asks_to_be_traced_halts_the_guest(box: Sandbox) -> None:
     """A command that makes PID 1 its tracer, itself or as an orphan, is ended and reaped; the guest goes on (66; design 11)."""
     for orphan in (False, True):
@@ -77,6 +79,7 @@ async def test_zombies_fill_the_process_table(box: Sandbox) -> None:
         assert listed.stdout.text == "0\n"
 
 
+@pytest.mark.probe("65")
 async def test_what_a_command_leaves_lives_on_beside_another(box: Sandbox) -> None:
     """While one program lives, everything another left in the background is gone at its end, the living one untouched (65)."""
     leave = "sleep 600 & setsid sleep 600 & (setsid sh -c 'sleep 600 & sleep 600' &) ; nohup sleep 600 >/dev/null 2>&1 & exit 3"
@@ -96,6 +99,7 @@ async def test_what_a_command_leaves_lives_on_beside_another(box: Sandbox) -> No
         assert await living.receive() == (1, b"here")
 
 
+@pytest.mark.probe("66", "68")
 async def test_a_child_that_is_stopped_at_birth_halts_the_guest(box: Sandbox) -> None:
     """Whoever stops every process in a loop, also those just born, loses them all within seconds; the guest goes on (66, 68).
 

@@ -25,6 +25,7 @@ def _canary() -> Iterator[None]:
     del os.environ["MASSGEN_TEST_API_KEY"]
 
 
+@pytest.mark.probe("26", "30", "34")
 async def test_a_privileged_system_call_is_let_through(box: Sandbox) -> None:
     """Everything that needs a capability or a namespace of one's own is refused (10, 11, 18, 26, 29-32, 34)."""
     seen = await report(
@@ -50,6 +51,7 @@ attempt("control", lambda: call("pidfd_open", os.getpid(), 0))
     assert {name: end for name, end in seen.items() if end not in REFUSED} == {}
 
 
+@pytest.mark.probe("29", "36")
 async def test_the_guest_is_traced_read_or_written(box: Sandbox) -> None:
     """PID 1 cannot be attached to; its memory, descriptors, environment and folders cannot be opened (29, 36).
 
@@ -85,6 +87,7 @@ os.kill(child, signal.SIGKILL)
     assert {name: end for name, end in seen.items() if end not in REFUSED} == {}
 
 
+@pytest.mark.probe("25", "26", "27")
 async def test_the_kernel_is_configured_from_inside(box: Sandbox) -> None:
     """/proc/sys, sysrq, cgroup files and release agents cannot be written; what tells of the host is masked (25, 26, 27)."""
     seen = await report(
@@ -112,6 +115,7 @@ seen["cgroup files"] = sum(name.startswith("write /sys/fs/cgroup") for name in s
     assert {n: e for n, e in seen.items() if n.startswith("write") and e == ""} == {}
 
 
+@pytest.mark.probe("28", "40")
 async def test_a_device_of_the_host_is_there(box: Sandbox) -> None:
     """/dev is the engine's minimum, and there is no terminal to type into (28, 40)."""
     seen = await report(
@@ -129,6 +133,7 @@ seen["terminals"] = [fd for fd in range(3) if os.isatty(fd)]
     assert seen == {"dev": expected.split(), "pts": ["ptmx"], "tty": "ENXIO", "made": "EACCES", "terminals": []}
 
 
+@pytest.mark.probe("23", "24")
 async def test_a_socket_of_the_engine_or_the_host_is_reachable(box: Sandbox) -> None:
     """No engine socket, no socket file anywhere, and the host's abstract sockets are in another namespace (23, 24)."""
     import socket
@@ -159,6 +164,7 @@ attempt("control", lambda: connect("\0own"))
     assert set(seen.values()) == {"ENOENT"}
 
 
+@pytest.mark.probe("33")
 async def test_a_dangerous_socket_family_opens(box: Sandbox) -> None:
     """Raw, packet, kernel-crypto and vsock sockets do not open, with or without a bit set that the kernel overlooks (33).
 
@@ -187,6 +193,7 @@ attempt("control", lambda: socket.socket(2, 1).close())
     assert {n: e for n, e in seen.items() if e != "EPERM"} == {}
 
 
+@pytest.mark.probe("35")
 async def test_an_inherited_descriptor_leads_to_the_host(engine: Engine, image: str, tmp_path: Path) -> None:
     """A command has three descriptors, all made for it, although the host process holds a file and a folder open (35)."""
     (tmp_path / "open").write_text(CANARY)
@@ -208,6 +215,7 @@ seen["cwd"] = os.getcwd()
     assert seen == {"fds": {"0": "/dev/null", "1": "pipe", "2": "pipe"}, "cwd": "/workspace"}
 
 
+@pytest.mark.probe("37", "38")
 async def test_the_agent_keeps_a_privilege_or_a_namespace_of_the_host(box: Sandbox) -> None:
     """No capability in any set, no new privileges, seccomp on, not root, no extra group, its own namespaces (37, 38)."""
     seen = await report(

@@ -14,6 +14,7 @@ from sandbox import Drift, Engine, Entry, Lease, LeaseError, Mount, Sandbox, San
 from tests.security.attack import SMALL, portrait, report
 from tests.security.conftest import own
 from tests.security.witness import Witness
+from tests.support.boxes import signature
 
 pytestmark = pytest.mark.docker
 
@@ -45,6 +46,7 @@ def change(project: Path, store: Store, text: bytes = b"changed") -> tuple[Snaps
     return Snapshot(entries=(entry,)), {(str(project), "src/a"): store.put(b"original")}
 
 
+@pytest.mark.probe("12")
 async def test_git_or_a_protected_file_is_replaced_under_a_direct_lease(engine: Engine, image: str, project: Path) -> None:
     """`.git` at any depth and protected paths refuse writes, and neither they nor a folder above them can be moved away (12).
 
@@ -132,6 +134,7 @@ async def test_commands_run_as_root_over_a_project_of_root(engine: Engine, image
             pytest.fail("opened")
 
 
+@pytest.mark.probe("21")
 async def test_more_than_one_container_can_write_to_a_project(engine: Engine, image: str, project: Path, store: Store) -> None:
     """Of an agent's sandbox, one for verifying and an apply lease, the engine gives only the lease a writable bind (design 2.10).
 
@@ -166,6 +169,7 @@ async def test_more_than_one_container_can_write_to_a_project(engine: Engine, im
     assert (project / "src/a").read_text() == "changed"
 
 
+@pytest.mark.probe("96")
 async def test_a_refused_write_leaves_something_in_the_project(engine: Engine, image: str, project: Path, store: Store) -> None:
     """Drift, a missing expectation and a link that leads outside each end with the project byte for byte as it was (96)."""
     snapshot, expected = change(project, store)
@@ -200,3 +204,34 @@ async def test_a_git_hook_is_written_by_a_lease(engine: Engine, image: str, proj
             await box.commit(forged, store, expected={(str(project), entry.path): ""})
     assert portrait(project / ".git") == before
     assert [name for name in portrait(project) if ".massgen" in name] == []
+
+
+@pytest.mark.probe("98")
+async def test_a_deletion_of_everything_is_final(engine: Engine, image: str, project: Path, store: Store) -> None:
+    """An agent deletes all it sees: `.git` stays, and undo brings every byte, mode and link back.
+
+    Nothing asks for a confirmation: a deletion is a change like others, shown before it is written.
+    """
+    (project / "src/link").symlink_to("a")
+    (project / "src/a").chmod(0o751)
+    own(project)
+    before = portrait(project, folder_times=False)
+    async with Sandbox.open(
+        SandboxSpec(image=image, mounts=(Mount(source=project, mode="draft"),), limits=SMALL), engine=engine
+    ) as box:
+        assert (await box.run(["sh", "-c", "rm -rf ./* ./.[!.]*; ls -A | grep -v '^.git$' | wc -l"], cwd=str(project))).ok
+        snapshot = (await box.snapshot(store)).without("/workspace")
+    assert {e.kind for e in snapshot.entries} == {"gone"}
+    expected = {(e.root, e.path): signature(project / e.path) for e in snapshot.entries}
+    lease = grant(project, purpose="apply", snapshot=snapshot.id)
+    async with Sandbox.open(SandboxSpec(image=image, limits=SMALL), engine=engine, lease=lease) as box:
+        undo = await box.commit(snapshot, store, expected=expected)
+    assert not (project / "src/a").exists()
+    assert (project / ".git/config").exists()
+    expected = {(e.root, e.path): signature(project / e.path) for e in undo.entries}
+    lease = grant(project, purpose="undo", snapshot=undo.id)
+    async with Sandbox.open(SandboxSpec(image=image, limits=SMALL), engine=engine, lease=lease) as box:
+        await box.commit(undo, store, expected=expected)
+    assert {n: (f[0], f[3]) for n, f in portrait(project, folder_times=False).items()} == {
+        n: (f[0], f[3]) for n, f in before.items()
+    }

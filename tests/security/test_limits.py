@@ -35,6 +35,7 @@ async def usable(box: Sandbox, *, beside: int = 0) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["processes", "threads"])
+@pytest.mark.probe("51", "52")
 async def test_a_bomb_of_processes_or_threads_takes_the_machine(tight: Sandbox, kind: str) -> None:
     """It meets EAGAIN at the pids limit, dies at the deadline, and leaves nothing (51, 52)."""
     program = {
@@ -51,6 +52,7 @@ async def test_a_bomb_of_processes_or_threads_takes_the_machine(tight: Sandbox, 
     assert await usable(tight)
 
 
+@pytest.mark.probe("51")
 async def test_a_command_beside_a_fork_bomb_suffers_for_good(tight: Sandbox, engine: Engine, image: str) -> None:
     """While a bomb fills the process table, file operations are refused and the guest lives; afterwards all is well (51).
 
@@ -74,6 +76,7 @@ async def test_a_command_beside_a_fork_bomb_suffers_for_good(tight: Sandbox, eng
     assert await usable(tight)
 
 
+@pytest.mark.probe("53")
 async def test_memory_beyond_the_limit_is_taken_or_unlabelled(tight: Sandbox) -> None:
     """Too much anonymous or locked memory ends the command as `oom`, never the guest (53)."""
     for grab in (
@@ -87,6 +90,7 @@ async def test_memory_beyond_the_limit_is_taken_or_unlabelled(tight: Sandbox) ->
     assert killed.reason == "signalled"  # the control: a SIGKILL that is not the kernel's is not called oom
 
 
+@pytest.mark.probe("53")
 async def test_memory_that_outlives_a_command_ends_the_guest_silently(engine: Engine, image: str) -> None:
     """System V segments stay after their process; whatever that ends up killing, the outcome is typed and nothing hangs (53)."""
     program = (
@@ -99,6 +103,7 @@ async def test_memory_that_outlives_a_command_ends_the_guest_silently(engine: En
     assert set(outcomes) <= {"oom", "lost", "refused"}
 
 
+@pytest.mark.probe("55", "56", "57")
 async def test_a_disk_is_filled_beyond_its_size(tight: Sandbox) -> None:
     """Every writable place ends with ENOSPC at its own size, in bytes and in files; all full at once kill nobody (55-57)."""
     seen = await report(
@@ -144,6 +149,7 @@ for place in places[:3]:
     assert await usable(tight)
 
 
+@pytest.mark.probe("59")
 async def test_descriptors_are_taken_without_end(tight: Sandbox) -> None:
     """A command meets EMFILE at `open_files`; the guest, which has the same limit, goes on (59)."""
     seen = await report(tight, "attempt('open', lambda: [os.open('/dev/null', 0) for _ in range(1 << 16)])")
@@ -151,6 +157,7 @@ async def test_descriptors_are_taken_without_end(tight: Sandbox) -> None:
     assert await usable(tight)
 
 
+@pytest.mark.probe("60")
 async def test_a_flood_of_output_fills_the_host(tight: Sandbox) -> None:
     """Endless output on both streams, without one newline, costs the host what the spec says; the gap is counted (60)."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -165,6 +172,7 @@ async def test_a_flood_of_output_fills_the_host(tight: Sandbox) -> None:
     assert grown < 48 * MIB
 
 
+@pytest.mark.probe("61")
 async def test_bytes_that_are_not_text_are_lost_or_break_something(tight: Sandbox) -> None:
     """NUL, every other byte, and one long line arrive as they are (61)."""
     blob = bytes(range(256)) * 64
@@ -176,6 +184,7 @@ async def test_bytes_that_are_not_text_are_lost_or_break_something(tight: Sandbo
     assert line.stdout.cut_bytes + len(line.stdout.head) + len(line.stdout.tail) == 8 * MIB
 
 
+@pytest.mark.probe("62")
 async def test_a_program_that_asks_waits_for_an_answer(tight: Sandbox) -> None:
     """Whoever reads stdin finds its end at once (62)."""
     outcome = await tight.run(["python3", "-c", "import sys; print(repr(sys.stdin.read())); input()"], timeout_s=5)
@@ -183,6 +192,7 @@ async def test_a_program_that_asks_waits_for_an_answer(tight: Sandbox) -> None:
     assert "EOFError" in outcome.stderr.text
 
 
+@pytest.mark.probe("64", "66")
 async def test_a_program_that_ignores_signals_outlives_its_deadline(tight: Sandbox) -> None:
     """Ignoring, blocking or stopping does not help: it is gone at its deadline, and says nothing more (64, 66)."""
     for trick in (
@@ -197,6 +207,7 @@ async def test_a_program_that_ignores_signals_outlives_its_deadline(tight: Sandb
     assert await usable(tight)
 
 
+@pytest.mark.probe("65", "67")
 async def test_a_daemon_survives_or_holds_up_the_caller(tight: Sandbox) -> None:
     """A double-forked daemon in its own session, holding the pipe, neither hangs the caller nor lives on (65, 67)."""
     program = (
@@ -218,6 +229,7 @@ async def test_a_daemon_survives_or_holds_up_the_caller(tight: Sandbox) -> None:
     assert await usable(tight)
 
 
+@pytest.mark.probe("54")
 async def test_processors_are_taken_beyond_the_share(engine: Engine, image: str) -> None:
     """Two spinning processes get no more than the share of one processor that the spec gives (54)."""
     if (os.cpu_count() or 1) < 2:

@@ -67,6 +67,7 @@ DENIED_EVERYWHERE = {"map of a reader": "EACCES", "through /proc/1/root": "EACCE
 ACROSS = {"rename out": "EXDEV", "rename in": "EXDEV", "hard link out": "EXDEV"}
 
 
+@pytest.mark.probe("01", "02", "03", "04", "05", "06", "07", "08", "20")
 async def test_a_write_through_a_read_path_is_denied_by_the_mount(box: Sandbox, place: Path) -> None:
     """Every way to change a file of a read path fails with EROFS or EXDEV, and nothing of it changed (01-08, 17, 20).
 
@@ -84,6 +85,7 @@ async def test_a_write_through_a_read_path_is_denied_by_the_mount(box: Sandbox, 
     assert portrait(place) == before
 
 
+@pytest.mark.probe("10", "11", "17")
 async def test_a_mount_cannot_be_changed_from_inside(box: Sandbox, place: Path) -> None:
     """Remounting, binding, the new mount calls, user namespaces and file handles are refused (10, 11, 17)."""
     seen = await report(
@@ -109,6 +111,7 @@ for name, arguments in {
     assert {name: end for name, end in seen.items() if end not in ("EPERM", "ENOSYS")} == {}
 
 
+@pytest.mark.probe("19")
 async def test_what_is_withheld_cannot_be_reached_by_any_name(box: Sandbox, place: Path) -> None:
     """Withheld files, `.git` in drafts and siblings of a context path are nowhere below / (19; design 7).
 
@@ -152,6 +155,7 @@ async def test_a_draft_never_writes_to_the_project(box: Sandbox, place: Path) ->
     assert portrait(place / "draft") == before
 
 
+@pytest.mark.probe("13", "15")
 async def test_a_device_node_or_setuid_file_gives_nothing(box: Sandbox) -> None:
     """Devices cannot be made, and a setuid program of the image runs as the agent (13, 15)."""
     seen = await report(
@@ -180,6 +184,7 @@ seen["me"] = str(os.getuid())
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="planting a device node takes root")
+@pytest.mark.probe("14")
 async def test_a_device_that_lies_in_a_context_path_cannot_be_opened(engine: Engine, image: str, tmp_path: Path) -> None:
     """A device node in a read path is refused by the engine's device rules; a FIFO there is read-only data (14)."""
     project = tmp_path / "project"
@@ -214,6 +219,7 @@ def submount(target: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.probe("09")
 async def test_a_submount_below_a_read_path_is_not_writable(engine: Engine, image: str, tmp_path: Path, when: str) -> None:
     """What the host mounts below a read path, before or after the start, cannot be written through it (09; design 2.12)."""
     project = tmp_path / "project"

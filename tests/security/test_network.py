@@ -22,6 +22,7 @@ def listening() -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
+@pytest.mark.probe("41", "43", "44", "45")
 async def test_a_host_on_the_internet_or_the_machine_answers(box: Sandbox, listening: int) -> None:
     """TCP and UDP to public, private, metadata and link-local addresses, IPv4 and IPv6, are unreachable at once (41, 43, 45).
 
@@ -64,6 +65,7 @@ attempt("control", lambda: reach(socket.AF_INET, socket.SOCK_STREAM, "127.0.0.1"
     assert {n for n, e in seen.items() if e == "done"} == set()
 
 
+@pytest.mark.probe("42", "43")
 async def test_a_name_is_resolved_or_leaks_data(box: Sandbox) -> None:
     """No name resolves and no query leaves, through the library or by hand; the host's own names are unknown (42, 43)."""
     seen = await report(
@@ -88,6 +90,7 @@ seen["localhost"] = str(bool(socket.getaddrinfo("localhost", 80)))
     assert {n: e for n, e in seen.items() if e not in UNREACHABLE | {"unknown"}} == {}
 
 
+@pytest.mark.probe("33", "42")
 async def test_an_interface_or_a_route_can_be_made(box: Sandbox) -> None:
     """There is a loopback and nothing else: no interface, no route, no neighbour, and none can be added (42)."""
     seen = await report(

@@ -44,6 +44,7 @@ def found(snapshot: Snapshot) -> dict[str, Entry]:
     return {entry.path: entry for entry in snapshot.entries}
 
 
+@pytest.mark.probe("73", "75")
 async def test_a_link_is_followed_out_of_a_draft(hostile: Sandbox, project: Path, store: Store) -> None:
     """Links to files, folders, the guest's /proc and themselves are kept as text; hard links come as bytes (73, 75)."""
     await report(
@@ -72,6 +73,7 @@ attempt("far", lambda: os.link("/etc/passwd", "linked"))
     assert not any(b"root:" in blob or b"agent:" in blob for blob in blobs)
 
 
+@pytest.mark.probe("74", "81")
 async def test_a_folder_is_swapped_for_a_link_while_it_is_read(hostile: Sandbox, store: Store) -> None:
     """Exchanging a folder with a link to /etc in a loop, or rewriting a file, gets no foreign or torn byte in (74, 81)."""
     program = r"""
@@ -107,6 +109,7 @@ while True:
         assert shapes == {"d", "l"}  # the control: it did swap meanwhile
 
 
+@pytest.mark.probe("76", "85")
 async def test_a_pipe_or_a_device_hangs_a_snapshot(hostile: Sandbox, store: Store) -> None:
     """FIFOs, sockets and whiteouts are not entries, do not block, and delete nothing; `.wh.` names are plain names (76, 85)."""
     await report(
@@ -127,6 +130,7 @@ attempt("trusted", lambda: os.setxattr("real", b"trusted.overlay.opaque", b"y"))
     assert {(e.path, e.kind) for e in snapshot.entries} == {(n, "file") for n in (".wh.src", ".wh..wh..opq", "real")}
 
 
+@pytest.mark.probe("58", "77")
 async def test_a_file_that_claims_to_be_huge_fills_the_host(hostile: Sandbox, store: Store) -> None:
     """A sparse file of 1 TiB is refused at once, and the sandbox goes on; one of 32 MiB without a block is taken (77, 58)."""
     assert (await hostile.run(["truncate", "-s", "1T", "/workspace/huge"])).ok
@@ -142,6 +146,7 @@ async def test_a_file_that_claims_to_be_huge_fills_the_host(hostile: Sandbox, st
     assert (entry.size, store.get(entry.sha256).count(0)) == (32 * MIB, 32 * MIB)
 
 
+@pytest.mark.probe("78")
 async def test_a_tree_without_end_takes_the_host_down(hostile: Sandbox, store: Store) -> None:
     """More paths than the budget, or one longer than the kernel takes, end in a typed error or a snapshot (78)."""
     seen = await report(
@@ -172,6 +177,7 @@ seen["deep"] = deep
     assert (await hostile.run(["true"])).ok
 
 
+@pytest.mark.probe("79")
 async def test_a_name_that_is_not_text_is_lost_or_mangled(hostile: Sandbox, store: Store, engine: Engine, image: str) -> None:
     """Newlines, escapes, bidi marks, dashes, stars and bytes that are no UTF-8 come out as they are and go back in (79)."""
     names = [
@@ -201,6 +207,7 @@ async def test_a_name_that_is_not_text_is_lost_or_mangled(hostile: Sandbox, stor
     assert seen["names"] == sorted(n.hex() for n in names)
 
 
+@pytest.mark.probe("80")
 async def test_a_git_folder_in_another_spelling_gets_out(hostile: Sandbox, store: Store, project: Path) -> None:
     """`.git` in any case, with ignorable characters or as a DOS name, is in no snapshot; a `.gitignore` is (80, 92)."""
     spellings = (".git", ".GIT", ".Git", ".g\u200cit", ".git.", ".git ", "GIT~1", "git~1")
@@ -219,6 +226,7 @@ open(".gitignore", "w").close(); open("src/digit", "w").close()
 
 
 @pytest.mark.parametrize("mode", [0o000, 0o444, 0o111, 0o555])
+@pytest.mark.probe("83")
 async def test_a_closed_folder_looks_like_a_deleted_one(hostile: Sandbox, store: Store, project: Path, mode: int) -> None:
     """What an agent made unreadable is not reported as gone, so a lease would not delete it; the snapshot still works (83).
 
@@ -231,6 +239,7 @@ async def test_a_closed_folder_looks_like_a_deleted_one(hostile: Sandbox, store:
     assert snapshot.left_out == ("/workspace/new",)
 
 
+@pytest.mark.probe("16", "86")
 async def test_a_strange_mode_or_time_gets_through(hostile: Sandbox, store: Store, project: Path) -> None:
     """Setuid, setgid and sticky bits are dropped; times before 1970 and after 2500 crash nobody (16, 86)."""
     await report(
@@ -249,6 +258,7 @@ os.mkdir("shared"); os.chmod("shared", 0o3777)
     assert {n: oct(e.mode) for n, e in entries.items()} == {"u": "0o755", "g": "0o755", "t": "0o755", "shared": "0o777"}
 
 
+@pytest.mark.probe("84")
 async def test_a_link_in_a_store_leads_the_host_elsewhere(hostile: Sandbox, store: Store) -> None:
     """Applying a snapshot over planted links replaces the links; nothing is written or removed through them (84)."""
     await report(

@@ -11,6 +11,7 @@ from tests.security.syscalls import NUMBERS
 pytestmark = pytest.mark.docker
 
 
+@pytest.mark.probe("10", "17", "18", "30", "31", "32", "34")
 async def test_a_refused_call_reaches_the_kernel(box: Sandbox) -> None:
     """Every call of the two tables of refusals answers EPERM or ENOSYS as its table says (10, 11, 17, 18, 29-32, 34).
 
@@ -39,6 +40,7 @@ async def test_a_new_call_is_refused_so_that_programs_break(box: Sandbox) -> Non
     assert await report(box, "attempt('new', lambda: checked(libc.syscall(ctypes.c_long(9999))))") == {"new": "ENOSYS"}
 
 
+@pytest.mark.probe("29")
 async def test_the_guest_is_starved_by_a_neighbour(box: Sandbox) -> None:
     """Nobody inside takes memory, descriptors, processors or turns from PID 1; the same calls on oneself work (29)."""
     seen = await report(
@@ -66,6 +68,7 @@ attempt("affinity of a child", lambda: raw("sched_setaffinity", os.getpid(), 128
     assert {n: e for n, e in seen.items() if not n.endswith(("self", "child")) and e != "EPERM"} == {}
 
 
+@pytest.mark.probe("33")
 async def test_another_call_table_is_a_way_around(box: Sandbox) -> None:
     """32-bit calls (int 0x80: `socketcall`, `mount`) and x32 numbers end the program (33). The control: the 64-bit number."""
     seen = await report(

@@ -255,6 +255,7 @@ BAD_ROWS = [
 
 
 @pytest.mark.parametrize("row", BAD_ROWS, ids=[str(r)[:30].encode("ascii", "replace").decode() for r in BAD_ROWS])
+@pytest.mark.probe("82")
 async def test_hostile_row_is_not_taken(row: object, tmp_path) -> None:
     """Snapshots and listings refuse it with SnapshotError, and end the operation at the other side."""
     for listing in (False, True):
@@ -288,6 +289,7 @@ ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     ],
     ids=["no-hash", "unasked", "number", "no-pair", "other-size", "other-content", "no-size", "cut"],
 )
+@pytest.mark.probe("82")
 async def test_hostile_content_is_not_stored(rest: bytes, tmp_path) -> None:
     """A file that is not what was announced is a typed error, and nothing is stored under the announced name."""
     link, store = Liar(), Store(tmp_path / "store")
