@@ -83,10 +83,17 @@ def run(config: Config, prompt: str, options: Options) -> RunResult:
     if folder:
         _add_patch(folder, state, result, console)
     if not options.as_json:
-        if options.show:
-            show(story, console, log=shown(folder.made) if folder and folder.made else "")
-        say_answer(result.answer)
+        _tell(result, story, options, console, shown(folder.made) if folder and folder.made else "")
     return result
+
+
+def _tell(result: RunResult, story: Story, options: Options, console: Console, log: str) -> None:
+    """The end of a run for people; who wants no progress still wants to know why it failed."""
+    if options.show:
+        show(story, console, log=log)
+    elif result.exit_code and result.message:
+        console.print(line(result.message), soft_wrap=True, markup=False)
+    say_answer(result.answer)
 
 
 class _Patient(Console):

@@ -106,10 +106,30 @@ def classify(
             continue
         for kind in _classes(entry, original(entry.root, entry.path), content):
             found.setdefault(kind, []).append(absolute(entry.root, entry.path))
+    if bare := _bare_repositories(snapshot):
+        found.setdefault("hooks", []).extend(bare)
     gone = [absolute(e.root, e.path) for e in snapshot.entries if e.kind == "gone"]
     if len(gone) > STORM_FILES and len(gone) > STORM_SHARE * files:
         found["deletes"] = gone
     return tuple(Risk(kind=kind, paths=tuple(found[kind])) for kind in CLASSES if kind in found)
+
+
+def _bare_repositories(snapshot: Snapshot) -> list[str]:
+    """Folders that git would take for a repository with a configuration of its own, without any `.git` in their names."""
+    present = {(e.root, e.path) for e in snapshot.entries if e.kind != "gone"}
+    folders = {(root, path.rpartition("/")[0]) for root, path in present if path.rpartition("/")[2] == "HEAD"}
+    inner = {(root, above) for root, path in present for above in _above(path)}
+    return [
+        absolute(root, f"{folder}/HEAD".lstrip("/"))
+        for root, folder in sorted(folders)
+        if all((root, f"{folder}/{name}".lstrip("/")) in present | inner for name in ("objects", "refs"))
+    ]
+
+
+def _above(path: str) -> Iterable[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def needing_consent(risks: Iterable[Risk], allowed: Iterable[str]) -> tuple[Risk, ...]:

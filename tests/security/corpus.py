@@ -94,10 +94,20 @@ PROBES = {
     "85": "whiteouts and opaque folders",
     "86": "times before 1970 and after 2500",
     # what is written back
+    "87": "an answer whose text forges votes, frames and system messages",
+    "88": "git hooks",
+    "89": "keys of .git/config that run programs",
+    "90": "config.worktree",
+    "91": "attributes that name a filter, inside .git and outside",
+    "92": "a .git file that points elsewhere, nested and bare repositories, submodules, alternates",
+    "93": "move .git away and put another in its place",
+    "94": "files of shells, editors and assistants",
+    "95": "files that package managers, builds and CI run",
     "96": "a target that is a link, or has changed",
     "97": "names that collide where case does not count",
     "98": "delete everything",
     "99": "a crash in the middle of the write",
+    "100": "use a lease again",
 }
 
 NOT_RUN = {

@@ -134,7 +134,7 @@ async def test_commands_run_as_root_over_a_project_of_root(engine: Engine, image
             pytest.fail("opened")
 
 
-@pytest.mark.probe("21")
+@pytest.mark.probe("21", "100")
 async def test_more_than_one_container_can_write_to_a_project(engine: Engine, image: str, project: Path, store: Store) -> None:
     """Of an agent's sandbox, one for verifying and an apply lease, the engine gives only the lease a writable bind (design 2.10).
 
@@ -192,6 +192,7 @@ async def test_a_refused_write_leaves_something_in_the_project(engine: Engine, i
     assert not (project.parent / "planted").exists()
 
 
+@pytest.mark.probe("88", "93")
 async def test_a_git_hook_is_written_by_a_lease(engine: Engine, image: str, project: Path, store: Store) -> None:
     """Even a lease for a snapshot that names `.git` paths, made by hand, cannot write them: the mount denies it (88, 93)."""
     before = portrait(project / ".git")

@@ -78,6 +78,14 @@ def test_a_package_manifest_counts_only_when_its_commands_change() -> None:
         assert found(file("sub/package.json", sha256=changed), before=before, blobs=blobs) == {"build": ["sub/package.json"]}
 
 
+def test_a_repository_without_a_git_folder_is_told() -> None:
+    """Git takes a folder with HEAD, objects and refs for one, and runs what its config names."""
+    bare = [file("sub/HEAD"), file("sub/config"), file("sub/objects/pack/x"), Entry(root="/p", path="sub/refs", kind="dir")]
+    assert found(*bare) == {"hooks": ["sub/HEAD"]}
+    assert found(file("HEAD"), file("objects/x"), file("refs/x")) == {"hooks": ["HEAD"]}
+    assert found(*bare[:3]) == {}
+
+
 def test_new_programs_and_links_are_told() -> None:
     """A mode or a target that was there before is nobody's news."""
     link = Entry(root="/p", path="l", kind="link", target="a")
