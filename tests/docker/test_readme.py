@@ -29,10 +29,11 @@ def test_the_python_example_does_not_run(root: Path, tmp_path: Path):
 
 def test_the_team_example_does_not_load(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Copied into a file beside a project, it is the team that the text describes."""
-    (example,) = blocks(root, "yaml")
+    team, *parts = blocks(root, "yaml")
     for folder in ("src", "docs"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "team.yaml").write_text(example)
+    (tmp_path / "requirements.txt").touch()
+    (tmp_path / "team.yaml").write_text(team + "".join(parts))
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(name, "a-key-of-the-test")
     monkeypatch.chdir(tmp_path)
