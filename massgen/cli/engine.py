@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from massgen.errors import SandboxFailed
-from sandbox import DockerEngine, EngineUnavailable
+from sandbox import DockerEngine, EngineUnavailable, SandboxError
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """What the engine refuses becomes the product's own error. Raises SandboxFailed."""
+    try:
+        yield
+    except SandboxError as error:
+        raise SandboxFailed(str(error)) from error
 
 
 async def connect() -> DockerEngine:

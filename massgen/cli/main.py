@@ -30,6 +30,7 @@ COMMANDS = {
     "runs": "List runs.",
     "show": "Print one run: answers, votes, result.",
     "gc": "Remove old runs, and what dead ones left behind.",
+    "images": "List prepared images, and remove those that nobody uses.",
     "doctor": "Check engine, image, keys, and the isolation guarantees.",
 }
 DEFAULT = "run"

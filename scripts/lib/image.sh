@@ -1,6 +1,6 @@
 # The agent image: built once per Dockerfile, from a registry's base or from one made of this machine's packages. Sourced.
 
-TOOLS=python3,git,ripgrep,python3-pytest # what the Dockerfile wants to find
+TOOLS=python3,git,ripgrep,python3-pip,python3-pytest # what the Dockerfile wants to find
 
 image_tag() { printf 'massgen-agent:%s\n' "$(sha256sum Dockerfile | cut -c1-12)"; }
 
@@ -17,7 +17,7 @@ ensure_image() {
 
 build_image() {
     local tag=$1 base
-    say "agent image $tag: Debian or Ubuntu with python3, git, ripgrep, pytest"
+    say "agent image $tag: Debian or Ubuntu with python3, pip, git, ripgrep, pytest"
     if [ -n "${MASSGEN_BASE:-}" ]; then
         run_build "$tag" "$MASSGEN_BASE" || die "the agent image could not be built on $MASSGEN_BASE" "see the message above" 125
         return

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ async def gone(label: str, *, within_s: float = 3) -> float | None:
 
 
 @contextlib.contextmanager
-def host(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def host(program: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """A host process of its own, running `async def main(argv)` of a program; killed at the end."""
     source = f"import sys, anyio\nfrom sandbox import *\n{program}\nanyio.run(main, sys.argv[1:])\n"
     process = subprocess.Popen(
@@ -52,6 +52,7 @@ def host(program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        env=environment,
         start_new_session=True,
     )
     try:

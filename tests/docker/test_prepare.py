@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -225,6 +226,33 @@ def test_a_run_does_not_prepare_or_does_not_say_so(tmp_path: Path, image: str):
     with client() as docker:
         base = docker.inspect_image(image)["Id"]
         docker.remove_image(name_for(base, sandbox["prepare"], {"project/needs.txt": b"tool\n"}))
+
+
+def test_prune_removes_what_it_did_not_say(tmp_path: Path, image: str):
+    """`massgen images list` shows a prepared image; `prune` spares it while it is recent, and names what would go."""
+    user = User(tmp_path / "home")
+    user.env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    program = f"""
+from sandbox.prepare import prepare, Surroundings
+async def main(argv):
+    around = Surroundings(network="none")
+    print(await prepare(await DockerEngine.connect(), {image!r}, commands=argv, surroundings=around))
+"""
+    with host(program, unique("true"), environment=user.env) as process:
+        made = line(process)
+    try:
+        listed = json.loads(user.massgen("images", "list", "--json").stdout)
+        (row,) = [row for row in listed if made in row["tags"]]
+        assert (row["prepared_from"], row["in_use"]) == (image, False)
+        assert row["last_used"]
+        assert made in user.massgen("images", "list").stdout
+        recent = user.massgen("images", "prune", "--dry-run")
+        assert (recent.returncode, made in recent.stdout) == (0, False)
+        assert made in user.massgen("images", "prune", "--days", "0", "--dry-run").stdout
+        assert made in user.massgen("images", "list").stdout
+    finally:
+        with client() as docker:
+            docker.remove_image(made)
 
 
 async def test_the_network_is_not_there_when_it_is_allowed(engine: DockerEngine, image: str):
