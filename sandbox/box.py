@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from sandbox import transfer, wire
-from sandbox.channels import Mux
+from sandbox.channels import Channel, Mux
 from sandbox.engines.base import Engine
 from sandbox.errors import LeaseError, SandboxLost, SpecError, StartFailed
 from sandbox.facts import look
@@ -32,6 +32,7 @@ START_S = 60.0
 CLOSE_S = 30.0
 GRACE_S = 10.0
 """How much longer than its own deadline the host waits for a command before it declares the sandbox lost."""
+AT_ONCE_BYTES = wire.WINDOW // 2
 MAX_WORDS_BYTES = wire.MAX_PAYLOAD - 64 * 1024
 """A request is one frame; what is spared is for the spec's own environment."""
 
@@ -114,19 +115,22 @@ class Sandbox:
             return Outcome(reason="refused", why=why)
         try:
             with anyio.move_on_after(limit_s + GRACE_S):
-                async with self._spawned(argv, cwd=cwd, env=env, timeout_s=limit_s, stdin=bool(stdin)) as process:
-                    with _unwrapped():
-                        async with anyio.create_task_group() as feeding:
-                            if stdin:  # beside the reading: a filter answers while it is fed
-                                feeding.start_soon(_feed, process, stdin)
-                            with contextlib.suppress(anyio.EndOfStream):
-                                while True:
-                                    stream, chunk = await process.receive()
-                                    (stdout if stream == 1 else stderr).add(chunk)
-                                    if on_output is not None:
-                                        on_output(stream, chunk)
-                            feeding.cancel_scope.cancel()
-                    return outcome_of(process.verdict, stdout.output(), stderr.output())
+                channel = await self._start(argv, cwd=cwd, env=env, timeout_s=limit_s, stdin=bool(stdin))
+                try:
+                    if len(stdin) <= AT_ONCE_BYTES:  # in the window, so that it never waits for the program
+                        if stdin:
+                            await _feed(channel, stdin)
+                        await _collect(channel, stdout, stderr, on_output)
+                    else:
+                        with _unwrapped():
+                            async with anyio.create_task_group() as feeding:
+                                feeding.start_soon(_feed, channel, stdin)  # beside the reading: a filter answers while it is fed
+                                await _collect(channel, stdout, stderr, on_output)
+                                feeding.cancel_scope.cancel()
+                finally:
+                    if channel.verdict is None:
+                        await _give_up(channel)
+                return outcome_of(channel.verdict or {}, stdout.output(), stderr.output())
         except SandboxLost as error:
             return Outcome(reason="lost", why=str(error), stdout=stdout.output(), stderr=stderr.output())
         why = "the sandbox did not end the command at its deadline"
@@ -139,17 +143,20 @@ class Sandbox:
         """A program that is talked to; leaving the block kills it and everything it started. Raises SpecError, SandboxLost."""
         if why := _unusable(argv, cwd, env):
             raise SpecError(why, op="spawn")
-        async with self._spawned(argv, cwd=cwd, env=env, timeout_s=None, stdin=True) as process:
-            yield process
+        channel = await self._start(argv, cwd=cwd, env=env, timeout_s=None, stdin=True)
+        try:
+            yield Process(channel)
+        finally:
+            if channel.verdict is None:
+                await _give_up(channel)
 
-    @asynccontextmanager
-    async def _spawned(
+    async def _start(
         self, argv: Sequence[str], *, cwd: str | None, env: Mapping[str, str] | None, timeout_s: float | None, stdin: bool
-    ) -> AsyncIterator[Process]:
+    ) -> Channel:
         lease = self.plan.lease
         if lease is not None and lease.purpose != "direct":
             raise LeaseError("only the guest works in a container with this lease; no program runs beside it", op="spawn")
-        channel = await self._mux.open(
+        return await self._mux.open(
             "spawn",
             argv=list(argv),
             cwd=cwd or self.spec.cwd,
@@ -157,13 +164,6 @@ class Sandbox:
             timeout_s=timeout_s,
             stdin=stdin,
         )
-        try:
-            yield Process(channel)
-        finally:
-            if channel.verdict is None:
-                with anyio.move_on_after(GRACE_S, shield=True), contextlib.suppress(SandboxLost):
-                    await channel.reset()
-                    await Process(channel).wait()
 
     async def read(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
         """One regular file, as a program inside would read it. Raises GuestError (missing, larger), SandboxLost."""
@@ -226,10 +226,27 @@ class Sandbox:
         await (await self._mux.open("go")).finish()
 
 
-async def _feed(process: Process, stdin: bytes) -> None:
+async def _feed(channel: Channel, stdin: bytes) -> None:
     with contextlib.suppress(SandboxLost):  # the reading side reports it
-        await process.send(stdin)
-        await process.end_stdin()
+        await channel.send(stdin)
+        await channel.end()
+
+
+async def _collect(channel: Channel, stdout: Kept, stderr: Kept, on_output: Callable[[int, bytes], None] | None) -> None:
+    """Everything until the command's end."""
+    with contextlib.suppress(anyio.EndOfStream):
+        while True:
+            stream, chunk = await channel.receive()
+            (stdout if stream == 1 else stderr).add(chunk)
+            if on_output is not None:
+                on_output(stream, chunk)
+
+
+async def _give_up(channel: Channel) -> None:
+    """The caller leaves before the program's end: kill it, and wait until that is done."""
+    with anyio.move_on_after(GRACE_S, shield=True), contextlib.suppress(SandboxLost):
+        await channel.reset()
+        await Process(channel).wait()
 
 
 def _unusable(argv: Sequence[str], cwd: str | None, env: Mapping[str, str] | None) -> str:
@@ -245,7 +262,7 @@ def _unusable(argv: Sequence[str], cwd: str | None, env: Mapping[str, str] | Non
         os.fsencode("".join(words))
     except UnicodeEncodeError as error:
         return f"an argument is not text that a program can be given: {error}"
-    if len(json.dumps(words)) > MAX_WORDS_BYTES:
+    if sum(map(len, words)) * 12 + len(words) * 4 > MAX_WORDS_BYTES and len(json.dumps(words)) > MAX_WORDS_BYTES:
         return f"arguments and variables of more than {MAX_WORDS_BYTES} bytes; use stdin or a file"
     return ""
 

@@ -33,12 +33,18 @@ class Channel:
         self._granted = wire.WINDOW
         self._owed = 0
         self._credit = wire.WINDOW
-        self._change = anyio.Event()
+        self._change: anyio.Event | None = None
         self._records = wire.Records()
 
     def _notify(self) -> None:
-        self._change.set()
-        self._change = anyio.Event()
+        if self._change is not None:
+            self._change.set()
+            self._change = None
+
+    async def _changed(self) -> None:
+        if self._change is None:
+            self._change = anyio.Event()
+        await self._change.wait()
 
     # -- from the link ---------------------------------------------------------------------------------------
 
@@ -74,7 +80,7 @@ class Channel:
         while not self._inbox:
             if self.verdict is not None:
                 raise anyio.EndOfStream
-            await self._change.wait()
+            await self._changed()
         stream, chunk = self._inbox.popleft()
         self._owed += len(chunk)
         if self._owed >= wire.WINDOW // 4 and self.verdict is None:
@@ -88,7 +94,7 @@ class Channel:
         view = memoryview(data)
         while view and self.verdict is None:
             while self._credit <= 0 and self.verdict is None:
-                await self._change.wait()
+                await self._changed()
             count = min(len(view), self._credit, CHUNK)
             self._credit -= count
             await self._mux.send(wire.data_frame(self.number, 1, bytes(view[:count])))
@@ -175,10 +181,20 @@ class Mux:
         """One frame onto the link, whole. Raises SandboxLost."""
         if self.lost_because:
             raise SandboxLost(self.lost_because)
-        async with self._lock:
+        if not self._lock.locked():
+            taken = self._link.offer(encoded)
+            if taken == len(encoded):
+                return
+            self._lock.acquire_nowait()
+            encoded = encoded[taken:]
+        else:
+            await self._lock.acquire()
+        try:
             # Half a frame would end the stream, so a cancelled caller stays until it is out; but not for ever.
             with anyio.move_on_after(self._send_s, shield=True) as patience:
                 await self._link.send(encoded)
+        finally:
+            self._lock.release()
         if patience.cancelled_caught:
             self._end(f"the container took nothing for {self._send_s:.0f} s")
             raise SandboxLost(self.lost_because)
@@ -207,13 +223,15 @@ class Mux:
         """Deliver frames until the link ends or the guest breaks the rules."""
         why = "the container is gone"
         try:
-            while chunk := await self._link.receive():
-                for frame in self._decoder.feed(chunk):
-                    self._deliver(frame)
+            await self._link.pump(self._arrived)
         except wire.WireError as error:
             why = f"the container broke the protocol: {error}"
         words = self._link.last_words()
         self._end(f"{why} ({words[-300:]})" if words else why)
+
+    def _arrived(self, chunk: bytes | memoryview) -> None:
+        for frame in self._decoder.feed(chunk):
+            self._deliver(frame)
 
     def _deliver(self, frame: wire.Frame) -> None:
         if frame.kind == wire.HELLO:

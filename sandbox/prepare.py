@@ -13,6 +13,7 @@ the deadline passes or the caller is cancelled, the container is removed and no 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -290,41 +291,59 @@ def _request(commands: Sequence[str], files: Mapping[str, bytes], environment: M
 
 
 async def _follow(link: Link, commands: Sequence[str], say: Say) -> None:
-    """What happens inside, until the end. Raises PrepareFailed, StartFailed."""
-    tail: deque[str] = deque(maxlen=LAST_LINES)
-    async for message in _messages(link):
-        match message:
-            case {"step": int(step)} if 0 < step <= len(commands):
-                tail.clear()
-                say(f"{step}/{len(commands)} {commands[step - 1]}")
-            case {"line": str(text)}:
-                tail.append(text)
-                say(f"  {text}")
-            case {"end": [int(), 0]}:
-                return
-            case {"end": [int(step), int(code)]} if 0 < step <= len(commands):
-                raise _failed(commands[step - 1], code, tuple(tail))
-            case _:
-                break
+    """Until the commands have ended. Raises PrepareFailed, StartFailed."""
+    progress = _Progress(commands, say)
+    with contextlib.suppress(_Over):
+        await link.pump(progress.take)
+    if progress.ended_well:
+        return
     words = link.last_words()
     hint = f": {words[-400:]}" if words else "; perhaps its memory (sandbox.memory) was too little"
     raise StartFailed(f"the container in which the image was prepared ended before its commands did{hint}", op="prepare")
 
 
-async def _messages(link: Link) -> AsyncIterator[object]:
-    buffer = b""
-    while True:
-        piece = await link.receive()
-        if not piece:
-            return
-        *lines, buffer = (buffer + piece).split(b"\n")
-        if len(buffer) > MAX_MESSAGE_BYTES:
-            return
+class _Over(Exception):
+    """There is nothing more to hear."""
+
+
+class _Progress:
+    """What the container tells, line by line; anything else than that ends it."""
+
+    def __init__(self, commands: Sequence[str], say: Say) -> None:
+        self.ended_well = False
+        self._commands = commands
+        self._say = say
+        self._buffer = b""
+        self._tail: deque[str] = deque(maxlen=LAST_LINES)
+
+    def take(self, piece: bytes | memoryview) -> None:
+        """More of it. Raises PrepareFailed, _Over."""
+        *lines, self._buffer = (self._buffer + bytes(piece)).split(b"\n")
+        if len(self._buffer) > MAX_MESSAGE_BYTES:
+            raise _Over
         for line in lines:
             try:
-                yield json.loads(line)
+                message = json.loads(line)
             except ValueError:
-                return
+                raise _Over from None
+            self._told(message)
+
+    def _told(self, message: object) -> None:
+        commands = self._commands
+        match message:
+            case {"step": int(step)} if 0 < step <= len(commands):
+                self._tail.clear()
+                self._say(f"{step}/{len(commands)} {commands[step - 1]}")
+            case {"line": str(text)}:
+                self._tail.append(text)
+                self._say(f"  {text}")
+            case {"end": [int(), 0]}:
+                self.ended_well = True
+                raise _Over
+            case {"end": [int(step), int(code)]} if 0 < step <= len(commands):
+                raise _failed(commands[step - 1], code, tuple(self._tail))
+            case _:
+                raise _Over
 
 
 def _failed(command: str, code: int, lines: tuple[str, ...]) -> PrepareFailed:

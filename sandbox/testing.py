@@ -13,24 +13,23 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import anyio
-import anyio.abc
 import anyio.to_thread
 
 from sandbox.box import Sandbox
 from sandbox.engines.base import EngineFacts, ImageFacts, Link
-from sandbox.errors import EngineError, ImageMissing, SandboxLost
+from sandbox.engines.stream import RawStream
+from sandbox.errors import EngineError, ImageMissing
 from sandbox.guest.serve import Guest
+from sandbox.guest.world import STOP_S, moving
 from sandbox.plan import Plan
 
 if TYPE_CHECKING:
     from sandbox.guest.world import Ended
-
-READ_BYTES = 256 * 1024
 
 
 class FakeEngine:
@@ -77,9 +76,7 @@ class FakeEngine:
         ours, theirs = socket.socketpair()
         guest_in, guest_out = os.dup(theirs.fileno()), os.dup(theirs.fileno())
         theirs.close()
-        ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        stream = await anyio.abc.UNIXSocketStream.from_socket(ours)
-        link = FakeLink(self, f"fake{number}", stream, root)
+        link = FakeLink(self, f"fake{number}", RawStream(ours), root)
         self.running += 1
         threading.Thread(target=link.serve, args=(guest_in, guest_out, world), daemon=True).start()
         return link
@@ -149,10 +146,13 @@ class Nobody:
                 _signal(pid, signal.SIGKILL)
 
     def stop_all(self) -> None:
-        """Our sessions stop."""
-        for leader in self._started:
-            for pid in _session(leader):
-                _signal(pid, signal.SIGSTOP)
+        """Our sessions have stopped."""
+        pids = [pid for leader in self._started for pid in _session(leader)]
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_S
+        while moving(map(str, pids)) and time.monotonic() < deadline:
+            time.sleep(0.0005)
 
     def go_all(self) -> None:
         """They go on."""
@@ -194,7 +194,7 @@ def _session(leader: int) -> list[int]:
 class FakeLink:
     """A socket pair with a guest thread at its other end."""
 
-    def __init__(self, engine: FakeEngine, container: str, stream: anyio.abc.SocketStream, root: Path) -> None:
+    def __init__(self, engine: FakeEngine, container: str, stream: RawStream, root: Path) -> None:
         self.container = container
         self._engine = engine
         self._stream = stream
@@ -223,19 +223,17 @@ class FakeLink:
             os.close(stdout)
             self._ended.set()
 
+    def offer(self, data: bytes) -> int:
+        """Bytes for the guest, as many as fit."""
+        return self._stream.offer(data)
+
     async def send(self, data: bytes) -> None:
         """Bytes for the guest."""
-        try:
-            await self._stream.send(data)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise SandboxLost("the fake guest is gone", op="send") from error
+        await self._stream.send(data)
 
-    async def receive(self) -> bytes:
+    async def pump(self, take: Callable[[bytes | memoryview], None]) -> None:
         """Frames of the guest."""
-        try:
-            return await self._stream.receive(READ_BYTES)
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return b""
+        await self._stream.pump(take)
 
     def last_words(self) -> str:
         """Why the thread ended, when it was not us."""
@@ -246,7 +244,8 @@ class FakeLink:
         if self._closed:
             return
         self._closed = True
-        await self._stream.aclose()
+        self._stream.hang_up()
+        self._stream.close()
         await anyio.to_thread.run_sync(self._ended.wait, 10)
         await anyio.to_thread.run_sync(lambda: shutil.rmtree(self._root, ignore_errors=True))
         self._engine.running -= 1

@@ -42,9 +42,9 @@ def frame(kind: int, channel: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(kind, channel, len(payload)) + payload
 
 
-def data_frame(channel: int, stream: int, chunk: bytes) -> bytes:
+def data_frame(channel: int, stream: int, chunk: "bytes | memoryview") -> bytes:
     """A `DATA` frame; `chunk` may hold MAX_PAYLOAD - 1 bytes."""
-    return _HEADER.pack(DATA, channel, len(chunk) + 1) + bytes((stream,)) + chunk
+    return b"".join((_HEADER.pack(DATA, channel, len(chunk) + 1), bytes((stream,)), chunk))
 
 
 def control_frame(kind: int, channel: int, body: dict[str, Any]) -> bytes:
@@ -81,28 +81,31 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, chunk: bytes) -> list[Frame]:
+    def feed(self, chunk: "bytes | memoryview") -> list[Frame]:
         """All frames completed by `chunk`. Raises WireError; the decoder is then of no further use."""
         buffer = self._buffer
-        buffer += chunk
+        if buffer:
+            buffer += chunk
         frames: list[Frame] = []
-        start = 0
-        size = len(buffer)
-        while size - start >= _HEADER.size:
-            kind, channel, length = _HEADER.unpack_from(buffer, start)
-            if not HELLO <= kind <= RESET:
-                raise WireError(f"unknown frame kind {kind}")
-            if length > MAX_PAYLOAD or (length and kind in _EMPTY):
-                raise WireError(f"a frame of kind {kind} with {length} bytes")
-            if kind == DATA and length < 1:
-                raise WireError("a data frame without a stream")
-            end = start + _HEADER.size + length
-            if end > size:
-                break
-            frames.append(Frame(kind, channel, bytes(memoryview(buffer)[start + _HEADER.size : end])))
-            start = end
-        if start:
-            del buffer[:start]
+        with memoryview(buffer or chunk) as view:  # most chunks are whole frames: those are never copied into the buffer
+            start, size = 0, len(view)
+            while size - start >= _HEADER.size:
+                kind, channel, length = _HEADER.unpack_from(view, start)
+                if not HELLO <= kind <= RESET:
+                    raise WireError(f"unknown frame kind {kind}")
+                if length > MAX_PAYLOAD or (length and kind in _EMPTY):
+                    raise WireError(f"a frame of kind {kind} with {length} bytes")
+                if kind == DATA and length < 1:
+                    raise WireError("a data frame without a stream")
+                begin = start + _HEADER.size
+                if begin + length > size:
+                    break
+                start = begin + length
+                frames.append(Frame(kind, channel, bytes(view[begin:start])))
+            if not buffer:
+                buffer += view[start:]
+                return frames
+        del buffer[:start]
         return frames
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,12 +46,16 @@ class Link(Protocol):
     container: str
     """The engine's id of the container."""
 
+    def offer(self, data: bytes) -> int:
+        """How many of these bytes were taken at once, without waiting. Raises SandboxLost."""
+        ...
+
     async def send(self, data: bytes) -> None:
         """All of it, waiting while the other side is slow. Raises SandboxLost."""
         ...
 
-    async def receive(self) -> bytes:
-        """Some bytes; empty at the end."""
+    async def pump(self, take: Callable[[bytes | memoryview], None]) -> None:
+        """Hand on what the guest sends until the stream ends; an error of `take` ends it too. A view lives for one call."""
         ...
 
     def last_words(self) -> str:

@@ -8,7 +8,6 @@ the engine: no exec, no archive API.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
@@ -18,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import docker
 import docker.constants
@@ -30,7 +28,8 @@ from docker.utils import kwargs_from_env
 from sandbox import owner, seccomp
 from sandbox.engines.base import EngineFacts, ImageFacts, Link
 from sandbox.engines.images import Images
-from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, SandboxLost, StartFailed
+from sandbox.engines.stream import RawStream
+from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, StartFailed
 from sandbox.plan import GUEST, Bind, Plan, Tmpfs
 
 T = TypeVar("T")
@@ -39,10 +38,7 @@ Client = Any
 
 CALL_S = 30.0
 GONE_S = 20.0
-HEARD = 3
-"""Turns of the event loop until whoever waits on the socket has heard that it is shut down: closed under them, it logs errors."""
 LAST_WORDS_BYTES = 64 * 1024
-READ_BYTES = 256 * 1024
 _HEADER = struct.Struct(">BxxxL")
 _RECURSIVE_RO_API = (1, 44)
 
@@ -133,11 +129,10 @@ class DockerEngine:
         with anyio.CancelScope(shield=True):  # a thread cannot be cancelled: bounded by CALL_S, then cleaned up
             try:
                 container, raw = await _call(lambda: self._launch(name, plan, facts))
-                stream = await _stream(raw)
             except BaseException:
                 await self._remove(name)
                 raise
-        link = DockerLink(self, container, name, stream)
+        link = DockerLink(self, container, name, raw)
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
@@ -212,50 +207,47 @@ class DockerEngine:
 class DockerLink:
     """The attach stream of one container: stdout frames demultiplexed from the engine's own framing."""
 
-    def __init__(self, engine: DockerEngine, container: str, name: str, stream: anyio.abc.SocketStream) -> None:
+    def __init__(self, engine: DockerEngine, container: str, name: str, raw: socket.socket) -> None:
         self.container = container
         self._engine = engine
         self._name = name
-        self._stream = stream
-        self._raw: socket.socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)  # noqa: S610 - not Django
+        self._stream = RawStream(raw)
         self._buffer = bytearray()
         self._words = bytearray()
         self._closed = False
 
+    def offer(self, data: bytes) -> int:
+        """Bytes for the guest, as many as fit."""
+        return self._stream.offer(data)
+
     async def send(self, data: bytes) -> None:
         """Bytes for the guest."""
-        try:
-            await self._stream.send(data)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise SandboxLost("the container's stream is closed", op="send") from error
+        await self._stream.send(data)
 
-    async def receive(self) -> bytes:
+    async def pump(self, take: Callable[[bytes | memoryview], None]) -> None:
         """Frames of the guest; its stderr is kept aside."""
-        while True:
-            payload = self._parse()
-            if payload:
-                return payload
-            try:
-                self._buffer += await self._stream.receive(READ_BYTES)
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                return b""
+        await self._stream.pump(lambda chunk: self._parse(chunk, take))
 
-    def _parse(self) -> bytes:
-        buffer, start, parts = self._buffer, 0, []
-        while len(buffer) - start >= _HEADER.size:
-            stream, size = _HEADER.unpack_from(buffer, start)
-            end = start + _HEADER.size + size
-            if end > len(buffer):
-                break
-            chunk = bytes(memoryview(buffer)[start + _HEADER.size : end])
-            if stream == 1:
-                parts.append(chunk)
-            elif len(self._words) < LAST_WORDS_BYTES:
-                self._words += chunk[: LAST_WORDS_BYTES - len(self._words)]
-            start = end
-        if start:
-            del buffer[:start]
-        return b"".join(parts)
+    def _parse(self, chunk: memoryview, take: Callable[[bytes | memoryview], None]) -> None:
+        buffer = self._buffer
+        if buffer:
+            buffer += chunk
+        with memoryview(buffer) if buffer else chunk as view:
+            start, size = 0, len(view)
+            while size - start >= _HEADER.size:
+                stream, length = _HEADER.unpack_from(view, start)
+                begin = start + _HEADER.size
+                if begin + length > size:
+                    break
+                start = begin + length
+                if stream == 1:
+                    take(view[begin:start])
+                elif len(self._words) < LAST_WORDS_BYTES:
+                    self._words += view[begin : min(start, begin + LAST_WORDS_BYTES - len(self._words))]
+            if not buffer:
+                buffer += view[start:]
+                return
+        del buffer[:start]
 
     def last_words(self) -> str:
         """The guest's stderr."""
@@ -266,11 +258,8 @@ class DockerLink:
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(OSError):  # the other side was faster
-            self._raw.shutdown(socket.SHUT_RDWR)
-        for _ in range(HEARD):
-            await anyio.lowlevel.cancel_shielded_checkpoint()
-        await self._stream.aclose()
+        self._stream.hang_up()
+        self._stream.close()
         await self._engine._remove(self._name)  # noqa: SLF001 - the two classes are one module's secret
 
 
@@ -287,13 +276,6 @@ def _attach(client: Client, container: str) -> socket.socket:
     attached.close()
     raw.close()
     return ours
-
-
-async def _stream(raw: socket.socket) -> anyio.abc.SocketStream:
-    raw.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-    if raw.family == socket.AF_UNIX:
-        return await anyio.abc.UNIXSocketStream.from_socket(raw)
-    return await anyio.abc.SocketStream.from_socket(raw)
 
 
 async def _call(work: Callable[[], T], *, abandon: bool = False) -> T:

@@ -24,7 +24,7 @@ import docker.types
 
 from sandbox import owner
 from sandbox.engines.base import Link
-from sandbox.engines.docker import Client, DockerLink, _attach, _call, _stream
+from sandbox.engines.docker import Client, DockerLink, _attach, _call
 from sandbox.engines.images import FOLDER, PREPARED_LABEL, VARIANT_LABEL, ImageRow, Network, Preparing
 from sandbox.errors import EngineError, StartFailed
 
@@ -80,14 +80,13 @@ class DockerImages:
         with anyio.CancelScope(shield=True):  # a thread cannot be cancelled: bounded by its deadline, then cleaned up
             try:
                 container, raw = await _call(lambda: self._with_client(launch))
-                stream = await _stream(raw)
             except EngineError as error:
                 await self._discard(name)
                 raise StartFailed(f"the container to prepare the image in did not start: {error}", op="prepare") from error
             except BaseException:
                 await self._discard(name)
                 raise
-        link = DockerLink(self._engine, container, name, stream)
+        link = DockerLink(self._engine, container, name, raw)
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
         except BaseException:

@@ -33,9 +33,6 @@ class Born:
 
 def start(argv: list[str], env: dict[str, str], cwd: str, *, feed: bool) -> Born:
     """The leader of a session of its own, with empty stdin unless `feed`. Raises OSError: no such program, no such folder."""
-    if not stat.S_ISDIR(os.stat(cwd).st_mode):
-        raise NotADirectoryError(20, os.strerror(20), cwd)
-    program = _found(argv[0], env, cwd)
     inner: list[int] = []
     outer: list[int] = []
     try:
@@ -43,10 +40,12 @@ def start(argv: list[str], env: dict[str, str], cwd: str, *, feed: bool) -> Born
             reader, writer = os.pipe()
             inner.append(writer if writes else reader)
             outer.append(reader if writes else writer)
-        pid = _spawn(program, argv, env, cwd, inner)
-    except BaseException:
+        pid = _spawn(_found(argv[0], env, cwd), argv, env, cwd, inner)
+    except BaseException as error:
         for fd in outer:
             os.close(fd)
+        if isinstance(error, OSError):
+            _check_folder(cwd)  # now, not before each start: most folders are there
         raise
     finally:
         for fd in inner:
@@ -54,18 +53,29 @@ def start(argv: list[str], env: dict[str, str], cwd: str, *, feed: bool) -> Born
     return Born(pid, *(outer if feed else [None, *outer]))
 
 
+def _check_folder(cwd: str) -> None:
+    """Raises OSError where no program can start."""
+    if not stat.S_ISDIR(os.stat(cwd).st_mode):
+        raise NotADirectoryError(20, os.strerror(20), cwd)
+    if not os.access(cwd, os.X_OK):
+        raise PermissionError(13, os.strerror(13), cwd)
+
+
 def _found(name: str, env: dict[str, str], cwd: str) -> str:
-    """As execvp looks, in the child's own PATH. Raises OSError."""
+    """As execvp looks, in the child's own PATH. Raises OSError.
+
+    Never from memory: what is found may be removed, and an earlier folder may get a program of the same name.
+    """
     if "/" in name:
         return name
-    trouble = 2
-    for folder in os.get_exec_path(env):
-        place = os.path.join(folder, name)
+    folders = env.get("PATH", os.defpath).split(":")
+    for folder in folders:
+        place = f"{folder or '.'}/{name}"
         real = os.path.join(cwd, place)
         if os.access(real, os.X_OK) and not os.path.isdir(real):
             return place
-        if os.path.exists(real):
-            trouble = 13
+    forbidden = any(os.path.exists(os.path.join(cwd, folder, name)) for folder in folders)
+    trouble = 13 if forbidden else 2
     raise OSError(trouble, os.strerror(trouble), name)
 
 
@@ -74,7 +84,7 @@ def _spawn(program: str, argv: list[str], env: dict[str, str], cwd: str, inner: 
     _checked(_libc.posix_spawn_file_actions_init(actions), program)
     try:
         if len(inner) == 2:
-            _checked(_libc.posix_spawn_file_actions_addopen(actions, 0, os.devnull.encode(), os.O_RDONLY, 0), program)
+            _checked(_libc.posix_spawn_file_actions_addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0), program)
         for target, fd in zip((2, 1, 0), reversed(inner)):
             _checked(_libc.posix_spawn_file_actions_adddup2(actions, fd, target), program)
         _checked(_libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(cwd)), cwd)

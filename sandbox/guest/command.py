@@ -23,6 +23,7 @@ CHUNK = 256 * 1024
 DRAIN_S = 2.0
 PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031
+_buffer = memoryview(bytearray(CHUNK))
 
 
 class Command:
@@ -44,7 +45,7 @@ class Command:
         self.forced = ""
         self.verdict: dict[str, Any] | None = None
         self.drain_until = 0.0
-        self._ooms = guest.world.oom_kills()
+        self._ooms = guest.ooms()
         self._input: deque[bytes] = deque()
         self._input_ended = not request.get("stdin")
         with guest.births:
@@ -69,14 +70,14 @@ class Command:
         if self.credit <= 0:
             return  # the other stream has just used it up
         try:
-            chunk = os.read(fd, min(CHUNK, self.credit))
+            count = os.readv(fd, (_buffer[: self.credit],))
         except BlockingIOError:
             return
-        if not chunk:
+        if not count:
             self._close_output(fd)
             return
-        self.credit -= len(chunk)
-        self.guest.send(data_frame(self.channel, self._outputs[fd], chunk))
+        self.credit -= count
+        self.guest.send(data_frame(self.channel, self._outputs[fd], _buffer[:count]))
         if self.credit <= 0:
             self._pause()
 

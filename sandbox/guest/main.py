@@ -19,7 +19,8 @@ def main() -> None:
     os.close(null)
     os.umask(0o022)
     guest = Guest(stdin, stdout, world, on_silence=lambda: os._exit(75))
-    signal.signal(signal.SIGCHLD, guest.child_changed)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # without a handler the interpreter does not write its number
+    signal.set_wakeup_fd(guest.wake_fd, warn_on_full_buffer=False)
     try:
         guest.serve()
     except BaseException as error:  # noqa: BLE001 - the last words of the container

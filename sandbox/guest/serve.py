@@ -7,8 +7,7 @@ the end of the host is always seen. A second thread only watches the clock.
 from __future__ import annotations
 
 import os
-import selectors
-import signal
+import select
 import threading
 import time
 from collections import deque
@@ -64,14 +63,20 @@ class Guest:
         self._greeted = False
         self._last_channel = 0
         self._channels: dict[int, Command | Task] = {}
-        self._selector = selectors.DefaultSelector()
+        self._commands: dict[int, Command] = {}
+        """Those whose leader lives, by pid."""
+        self._ooms: int | None = None
+        self._epoll = select.epoll()
+        self._ready: dict[int, Ready] = {}
+        self._buffer = memoryview(bytearray(CHUNK))
         self._lock = threading.Lock()
         self._queue: deque[bytes] = deque()
-        self._clogged = False
         self._loop = threading.get_ident()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
+        self.wake_fd = self._wake_out
+        """Whatever is written here makes the loop look around: also the interpreter itself, at a signal."""
         self.watch_read(self._wake_in, self._woken)
         self.watch_read(stdin, self._readable)
         self._heard = time.monotonic()
@@ -90,21 +95,19 @@ class Guest:
 
     def watch_read(self, fd: int, ready: Ready) -> None:
         """Call `ready(fd)` whenever there is something to read."""
-        self._selector.register(fd, selectors.EVENT_READ, ready)
+        self._epoll.register(fd, select.EPOLLIN)
+        self._ready[fd] = ready
 
     def watch_write(self, fd: int, ready: Ready) -> None:
         """Call `ready(fd)` whenever it takes bytes."""
-        try:
-            self._selector.register(fd, selectors.EVENT_WRITE, ready)
-        except KeyError:
-            pass  # watched already
+        if fd not in self._ready:
+            self._epoll.register(fd, select.EPOLLOUT)
+            self._ready[fd] = ready
 
     def forget(self, fd: int) -> None:
         """Stop watching."""
-        try:
-            self._selector.unregister(fd)
-        except KeyError:
-            pass
+        if self._ready.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def wake(self) -> None:
         """Make the loop look around; from any thread."""
@@ -124,49 +127,55 @@ class Guest:
     # -- frames out ------------------------------------------------------------------------------------------
 
     def send(self, encoded: bytes) -> None:
-        """Queue one frame, from any thread; the loop's own thread writes at once what the pipe takes."""
-        with self._lock:
-            self._queue.append(encoded)
-        if threading.get_ident() == self._loop:
-            self._flush(self._out)
-        else:
+        """Send one frame, from any thread; what the pipe does not take at once waits in the queue."""
+        if threading.get_ident() != self._loop:
+            with self._lock:
+                self._queue.append(encoded)
             self.wake()
+            return
+        if self._queue:
+            with self._lock:
+                self._queue.append(encoded)
+        elif not self._write(encoded):
+            return
+        self._flush(self._out)
+
+    def _write(self, encoded: bytes) -> bool:
+        """Whether something is left, at the head of the queue."""
+        try:
+            count = os.write(self._out, encoded)
+        except BlockingIOError:
+            count = 0
+        except OSError:
+            self._closed = True
+            return False
+        if count == len(encoded):
+            return False
+        with self._lock:
+            self._queue.appendleft(encoded[count:])
+        return True
 
     def _flush(self, fd: int) -> None:
-        while True:
+        while self._queue:
             with self._lock:
-                if not self._queue:
-                    break
                 head = self._queue.popleft()
-            try:
-                count = os.write(fd, head)
-            except BlockingIOError:
-                count = 0
-            except OSError:
-                self._closed = True
-                return
-            if count < len(head):
-                with self._lock:
-                    self._queue.appendleft(head[count:] if count else head)
-                self._clogged = True
+            if self._write(head):
                 self.watch_write(fd, self._flush)
                 return
-        if self._clogged:
-            self._clogged = False
-            self.forget(fd)
+        self.forget(fd)
 
     # -- frames in -------------------------------------------------------------------------------------------
 
     def _readable(self, fd: int) -> None:
         try:
-            chunk = os.read(fd, CHUNK)
+            count = os.readv(fd, (self._buffer,))
         except BlockingIOError:
             return
-        if not chunk:
+        if not count:
             self._closed = True
             return
         self._heard = time.monotonic()
-        for frame in self._decoder.feed(chunk):
+        for frame in self._decoder.feed(self._buffer[:count]):
             self._take(frame)
 
     def _take(self, frame: Frame) -> None:
@@ -219,7 +228,8 @@ class Guest:
             if op == "spawn":
                 if len(self._channels) >= MAX_COMMANDS:
                     raise OSError(11, f"{MAX_COMMANDS} commands run already")
-                self._channels[number] = Command(self, number, request)
+                command = Command(self, number, request)
+                self._channels[number] = self._commands[command.pid] = command
             elif op in ("stop", "go"):
                 self.stopped = op == "stop"
                 (self.world.stop_all if self.stopped else self.world.go_all)()
@@ -245,10 +255,10 @@ class Guest:
         try:
             while not self._closed:
                 self._turns += 1
-                watched = self._selector.get_map()
-                for key, _ in self._selector.select(self._patience()):
-                    if watched.get(key.fd) is key:  # an earlier one of this batch may have closed it
-                        key.data(key.fd)
+                batch = [(fd, self._ready.get(fd)) for fd, _ in self._epoll.poll(self._patience())]
+                for fd, ready in batch:
+                    if ready is not None and self._ready.get(fd) is ready:  # an earlier one of this batch may have closed it
+                        ready(fd)
                 self._settle()
         finally:
             self._over.set()
@@ -275,20 +285,27 @@ class Guest:
 
     def _settle(self) -> None:
         """Reap, sweep, expire, and let finished channels go."""
-        commands = {c.pid: c for c in self._channels.values() if isinstance(c, Command) and c.verdict is None}
-        if commands:
+        if self._commands:
             now = time.monotonic()
-            for command in commands.values():
+            for command in self._commands.values():
                 if command.deadline is not None and now >= command.deadline:
                     command.deadline = None
                     command.kill("timeout")
-        ended = self.world.reap(commands)
+        ended = self.world.reap(self._commands)
         for pid, status, usage in ended:
-            commands.pop(pid).leader_ended(status, usage)
+            self._commands.pop(pid).leader_ended(status, usage)
         if ended:
-            self.world.sweep(commands)
+            self.world.sweep(self._commands)
         for number in [n for n, c in self._channels.items() if c.finished()]:
             del self._channels[number]
+        if ended and not self._commands:
+            self._ooms = self.world.oom_kills()  # now, while nobody waits
+
+    def ooms(self) -> int:
+        """The kernel's kills for memory so far. With nothing running it is what it was."""
+        if self._commands or self._ooms is None:
+            self._ooms = self.world.oom_kills()
+        return self._ooms
 
     def _watch_clock(self) -> None:
         """A dead engine gives no end of file: without a word from the host for `silence_s` the guest ends by itself.
@@ -309,14 +326,10 @@ class Guest:
             if silent or stalled >= 2 * STALL_S:
                 self._on_silence()
 
-    def child_changed(self, _number: int = signal.SIGCHLD, _frame: Any = None) -> None:
-        """Signal handler: some child ended."""
-        self.wake()
-
     def close(self) -> None:
         """Release descriptors (a guest that is PID 1 just exits) when nobody is left who writes to them: numbers return."""
         self._over.set()
         self._clock.join()
-        self._selector.close()
+        self._epoll.close()
         for fd in (self._wake_in, self._wake_out):
             os.close(fd)

@@ -32,6 +32,9 @@ class Task:
         self._reset = False
         self._done = False
         self._change = threading.Condition()
+        # Where memory has run out, the start below would wait for ever for a thread that could not even begin: better a
+        # MemoryError, which ends the guest and with it the sandbox.
+        bytearray(CHUNK)
         self._thread = threading.Thread(target=self._run, args=(work, request), daemon=True)
         self._thread.start()
 

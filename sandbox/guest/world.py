@@ -43,10 +43,15 @@ class PidOne:
     def adopt(self, _guest: Guest, pid: int) -> None:
         """A child was started: the kernel's memory killer takes it before us."""
         try:
-            with open(f"/proc/{pid}/oom_score_adj", "w") as score:
-                score.write("1000")
+            fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
-            pass  # it already ended
+            return  # it already ended
+        try:
+            os.write(fd, b"1000")
+        except OSError:
+            pass  # same
+        finally:
+            os.close(fd)
 
     def reap(self, leaders: Iterable[int]) -> list[Ended]:
         """Collect every child that ended, ours or adopted; returns those that are leaders."""
@@ -89,7 +94,7 @@ class PidOne:
         """
         _signal(-1, signal.SIGSTOP)
         deadline = time.monotonic() + STOP_S
-        while _moving() and time.monotonic() < deadline:
+        while moving(name for name in os.listdir("/proc") if name.isdigit() and name != "1") and time.monotonic() < deadline:
             time.sleep(0.0005)
 
     def kill_all(self) -> None:
@@ -128,11 +133,9 @@ def _signal(pid: int, number: int) -> None:
         pass
 
 
-def _moving() -> bool:
-    """Whether any thread of another process can still do something."""
-    for pid in os.listdir("/proc"):
-        if not pid.isdigit() or pid == "1":
-            continue
+def moving(pids: Iterable[str]) -> bool:
+    """Whether any thread of these processes can still do something."""
+    for pid in pids:
         try:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/stat", "rb") as stat:

@@ -90,14 +90,14 @@ async def test_host_that_dies_during_the_write_does_not_leave_half_of_it(boxes: 
     snapshot = of(*(content(store, "new", f"f{i:03}", root) for i in range(300)))
     async with boxes.open(lease=boxes.lease(snapshot, root)) as box:
         link: Any = box._mux._link
-        wire, send = link._stream.extra(anyio.abc.SocketAttribute.raw_socket), link.send
+        wire, send = link._stream.raw, link.send
 
         async def send_and_die(data: bytes) -> None:
             await send(data)
             if b'"go"' in data:
                 wire.shutdown(socket.SHUT_RDWR)
 
-        link.send = send_and_die
+        link.offer, link.send = lambda _data: 0, send_and_die
         with pytest.raises(SandboxError):
             await box.commit(snapshot, store, expected=seen(snapshot))
         # As for a host that was killed: nobody removes the container, it ends by itself.

@@ -88,22 +88,26 @@ class Liar:
         at = sorted({0, len(stream), *(c % (len(stream) + 1) for c in cuts)})
         self._pieces = [hello, *(stream[a:b] for a, b in pairwise(at) if a < b)]
         self._asked = anyio.Event()
-        self._said = 0
         self.heard = 0
 
-    async def send(self, data: bytes) -> None:
+    def offer(self, data: bytes) -> int:
         """Listens."""
         self.heard += len(data)
         if data[0] == wire.OPEN:
             self._asked.set()
+        return len(data)
 
-    async def receive(self) -> bytes:
+    async def send(self, data: bytes) -> None:
+        """The same."""
+        self.offer(data)
+
+    async def pump(self, take: Callable[[bytes | memoryview], None]) -> None:
         """Says."""
-        self._said += 1
-        if self._said > 1 and self._pieces[0] == HELLO:
-            await self._asked.wait()
-        await anyio.lowlevel.checkpoint()
-        return self._pieces[self._said - 1] if self._said <= len(self._pieces) else b""
+        for number, piece in enumerate(self._pieces):
+            if number == 1 and self._pieces[0] == HELLO:
+                await self._asked.wait()
+            await anyio.lowlevel.checkpoint()
+            take(piece)
 
     def last_words(self) -> str:
         """Nothing."""
