@@ -105,7 +105,7 @@ async def run(
         await engine.image(config.sandbox.image)
         await engine.reap()
         image = await prepared_image(config.sandbox, engine, os.environ, say=say)
-        await require(engine, image)
+        await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
     deadline = anyio.current_time() + config.timeouts.run_s
     await anyio.to_thread.run_sync(tidy.sweep, state_dir)
     folder = await anyio.to_thread.run_sync(lambda: records.new_run(state_dir, run_id=run_id))
@@ -205,6 +205,7 @@ async def _work(
         emit=log.emit,
         image=parts.image,
         limits=config.sandbox.limits,
+        runtime=config.sandbox.runtime,
         mounts=tuple(_mount(path, context) for path in config.context_paths),
         peers=peers.folder,
         tools={BODY: body},

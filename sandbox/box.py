@@ -21,7 +21,7 @@ from sandbox.engines.base import Engine
 from sandbox.errors import LeaseError, SandboxLost, SpecError, StartFailed
 from sandbox.facts import look
 from sandbox.outcome import Outcome
-from sandbox.plan import Plan, plan
+from sandbox.plan import Plan, check_machine, plan
 from sandbox.process import Kept, Process, outcome_of
 from sandbox.snapshot import Snapshot
 from sandbox.spec import Lease, SandboxSpec
@@ -71,7 +71,9 @@ class Sandbox:
             _burned.add(lease.token)
         began = time.monotonic()
         image = await engine.image(spec.image)
-        facts = await anyio.to_thread.run_sync(lambda: look(spec, lease=lease, image_volumes=image.volumes))
+        machine = await engine.facts()
+        check_machine(spec.limits, cpus=machine.cpus, memory_bytes=machine.memory_bytes)
+        facts = await anyio.to_thread.run_sync(lambda: look(spec, lease=lease, image_volumes=image.volumes, image_env=image.env))
         planned = plan(spec, facts, lease)
         with _unwrapped():
             async with anyio.create_task_group() as tasks:

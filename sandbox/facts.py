@@ -18,6 +18,14 @@ from sandbox.errors import SpecError
 from sandbox.plan import HostFacts, PathFacts
 from sandbox.spec import AGENT_UID, HOME, Lease, SandboxSpec
 
+_MAIN = b"""import sys
+if sys.version_info < (3, 9):
+    sys.stderr.write("python3 in this image is %d.%d; the guest needs 3.9 or newer" % sys.version_info[:2])
+    sys.exit(1)
+from sandbox.guest.main import main
+
+main()
+"""
 MAX_GIT_WALK = 500_000
 
 
@@ -34,7 +42,13 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")) / "massgen"
 
 
-def look(spec: SandboxSpec, *, lease: Lease | None = None, image_volumes: tuple[str, ...] = ()) -> HostFacts:
+def look(
+    spec: SandboxSpec,
+    *,
+    lease: Lease | None = None,
+    image_volumes: tuple[str, ...] = (),
+    image_env: tuple[str, ...] = (),
+) -> HostFacts:
     """Look at everything the spec and the lease name. Raises SpecError for withheld paths that are not relative."""
     cache = cache_folder() / "sandbox"
     cache.mkdir(parents=True, exist_ok=True)
@@ -62,6 +76,7 @@ def look(spec: SandboxSpec, *, lease: Lease | None = None, image_volumes: tuple[
         guest=guest_zip(cache),
         accounts=_accounts(cache, *inside),
         image_volumes=image_volumes,
+        image_env=image_env,
     )
 
 
@@ -130,7 +145,7 @@ def guest_zip(cache: Path) -> Path:
     package = Path(__file__).parent
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        _add(archive, "__main__.py", b"from sandbox.guest.main import main\n\nmain()\n")
+        _add(archive, "__main__.py", _MAIN)
         _add(archive, "sandbox/__init__.py", b"")
         _add(archive, "sandbox/wire.py", (package / "wire.py").read_bytes())
         for source in sorted((package / "guest").glob("*.py")):

@@ -71,6 +71,8 @@ class HostFacts:
     accounts: Path
     """A folder with generated `passwd` and `group` for the uid inside."""
     image_volumes: tuple[str, ...] = ()
+    image_env: tuple[str, ...] = ()
+    """Names of the variables that the image sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,9 @@ class Plan:
     memory_bytes: int
     """Limit for the engine: what was asked plus every tmpfs, /dev/shm among them, because those count as memory."""
     lease: Lease | None = None
+    runtime: str = ""
+    unset: tuple[str, ...] = ()
+    """Variables of the image that must not reach the guest."""
 
 
 def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Plan:
@@ -192,6 +197,8 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
         limits=spec.limits,
         memory_bytes=spec.limits.memory_bytes + spec.limits.tmp_bytes + sum(t.size_bytes for t in _unique(tmpfs)),
         lease=lease,
+        runtime=spec.runtime,
+        unset=tuple(sorted(set(facts.image_env) - {*SEEN_ENV, *spec.env})),
     )
 
 
@@ -235,6 +242,18 @@ def _check_limits(limits: Limits) -> None:
             raise SpecError(f"limit {name} is {getattr(limits, name)}; it must be above zero (there is no unlimited)")
     if limits.memory_bytes < 32 * 1024**2:
         raise SpecError(f"limit memory_bytes is {limits.memory_bytes}; a sandbox needs at least 32 MiB")
+
+
+def check_machine(limits: Limits, *, cpus: int, memory_bytes: int) -> None:
+    """Raises SpecError for more than the machine has. The defaults are for any machine, also a smaller one."""
+    least = Limits()
+    if limits.cpus > max(cpus, least.cpus):
+        raise SpecError(f"limit cpus is {limits.cpus:g}, and the engine's machine has {cpus} processors; ask for at most that")
+    if memory_bytes and limits.memory_bytes > max(memory_bytes, least.memory_bytes):
+        have = memory_bytes // 1024**2
+        raise SpecError(
+            f"limit memory_bytes is {limits.memory_bytes}, and the engine's machine has {have} MiB; ask for at most {have}m"
+        )
 
 
 def _check_source(path: Path, about: PathFacts, facts: HostFacts) -> None:

@@ -126,6 +126,8 @@ class SandboxSpec:
     cwd: str = WORKSPACE
     labels: Mapping[str, str] = field(default_factory=dict)
     """Extra engine labels (`massgen.run`, `massgen.agent`, `massgen.role`, …)."""
+    runtime: str = ""
+    """The engine's name of another runtime (`runsc`); empty: the engine's own choice. Never replaced by another one."""
     uid: int | None = None
     """Who runs inside. None: the caller's uid, or `AGENT_UID` when the caller is root."""
     gid: int | None = None

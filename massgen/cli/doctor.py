@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from massgen.config.paths import Places
+    from sandbox.guarantees import Guarantee
 
 State = Literal["ok", "warning", "failed"]
 
@@ -27,12 +30,14 @@ class Finding:
 
 @click.command("doctor")
 @click.option("--image", default="", metavar="IMAGE", help="The agents' container image.")
+@click.option("--runtime", default="", metavar="NAME", help="Another runtime of the engine, such as runsc.")
 @click.option("--json", "as_json", is_flag=True, help="Findings as one JSON object on stdout.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
-def command(*, image: str, as_json: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
+def command(*, image: str, runtime: str, as_json: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
     """Check engine, image and keys, and prove the isolation guarantees from inside a container.
 
     Exit code 1 when something failed; each failure comes with what to do. A warning is something that only some runs need.
+    A guarantee that is not available is one that runs are safe without; `sandbox.require: [NAME]` in a config insists on it.
     """
     import anyio
 
@@ -41,16 +46,18 @@ def command(*, image: str, as_json: bool, debug: bool) -> int:  # noqa: ARG001  
 
     places = Places.find(os.environ)
     chosen = image or os.environ.get("MASSGEN_IMAGE") or DEFAULT_IMAGE
-    findings = [*anyio.run(_engine, chosen), *_models(places), _state(places)]
-    failed = any(f.state == "failed" for f in findings)
+    engine, guarantees = anyio.run(_engine, chosen, runtime)
+    findings = [*engine, *_models(places), _state(places)]
+    failed = any(f.state == "failed" for f in findings) or any(g.state == "failed" for g in guarantees)
     if as_json:
-        click.echo(json.dumps({"ok": not failed, "findings": [asdict(f) for f in findings]}, indent=2))
+        report = {"ok": not failed, "findings": [asdict(f) for f in findings], "guarantees": [asdict(g) for g in guarantees]}
+        click.echo(json.dumps(report, indent=2))
     else:
-        _show(findings)
+        _show(findings, guarantees)
     return 1 if failed else 0
 
 
-async def _engine(image: str) -> list[Finding]:
+async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guarantee, ...]]:
     """The engine, the image, and what a container of it proves."""
     from massgen.cli.engine import connect
     from massgen.errors import SandboxFailed
@@ -62,18 +69,16 @@ async def _engine(image: str) -> list[Finding]:
         engine = await connect()
         facts = await engine.facts()
     except (SandboxFailed, SandboxError) as error:
-        return [Finding(name="engine", state="failed", detail=str(error).splitlines()[0], remedy=install)]
+        return [Finding(name="engine", state="failed", detail=str(error).splitlines()[0], remedy=install)], ()
     found = [Finding(name="engine", state="ok", detail=facts.version)]
     try:
         await engine.image(image)
         found.append(Finding(name="image", state="ok", detail=image))
-        guarantees = await probe(engine, image)
+        return found, await probe(engine, image, runtime=runtime)
     except SandboxError as error:
         name = "image" if len(found) == 1 else "sandbox"
         remedy = "scripts/bootstrap builds the agent image; --image or MASSGEN_IMAGE names another" if name == "image" else ""
-        return [*found, Finding(name=name, state="failed", detail=str(error), remedy=remedy)]
-    states: dict[str, State] = {"proven": "ok", "unavailable": "warning", "failed": "failed"}
-    return found + [Finding(name=g.name, state=states[g.state], detail=g.detail, remedy=g.remedy) for g in guarantees]
+        return [*found, Finding(name=name, state="failed", detail=str(error), remedy=remedy)], ()
 
 
 def _models(places: Places) -> list[Finding]:
@@ -111,18 +116,48 @@ def _state(places: Places) -> Finding:
     return Finding(name="state folder", state="failed", detail=f"{places.state} cannot be written", remedy=remedy)
 
 
-def _show(findings: list[Finding]) -> None:
+WORDS = {
+    "ok": ("ok", "green"),
+    "warning": ("warning", "yellow"),
+    "proven": ("proven", "green"),
+    "unavailable": ("not available", "yellow"),
+    "failed": ("FAILED", "bold red"),
+}
+
+
+def _show(findings: list[Finding], guarantees: tuple[Guarantee, ...]) -> None:
+    """Two tables; on a terminal wrapped to its width, elsewhere one line for each row."""
     from rich.console import Console
+
+    console = Console(highlight=False, emoji=False)
+    first = max(len(f.name) for f in findings)
+    if guarantees:
+        first = max(first, *(len(g.title) for g in guarantees))
+    for f in findings:
+        _row(console, f.name, first, state=f.state, detail=f.detail, remedy=f.remedy)
+    if not guarantees:
+        return
+    console.print()
+    for g in guarantees:
+        remedy = f"{g.remedy} ({g.name})" if g.remedy else ""
+        _row(console, g.title, first, state=g.state, detail=g.detail, remedy=remedy)
+    count = sum(g.state == "proven" for g in guarantees)
+    console.print(f"\n{count} of {len(guarantees)} guarantees proven from inside a container", soft_wrap=True)
+
+
+def _row(console: Console, name: str, first: int, *, state: str, detail: str, remedy: str) -> None:
+    import textwrap
+
     from rich.text import Text
 
     from massgen.display.text import line
 
-    console = Console(highlight=False, emoji=False)
-    words = {"ok": ("ok    ", "green"), "warning": ("warn  ", "yellow"), "failed": ("FAIL  ", "bold red")}
-    width = max(len(f.name) for f in findings)
-    for finding in findings:
-        word, style = words[finding.state]
-        row = Text.assemble((word, style), f"{finding.name:<{width}}  ", (line(finding.detail), "dim"))
-        console.print(row, soft_wrap=True)
-        if finding.remedy:
-            console.print(Text(f"{'':<6}{'':<{width}}  → {line(finding.remedy)}"), soft_wrap=True)
+    word, style = WORDS[state]
+    indent = first + 2 + len("not available") + 2
+    width = max(console.width - indent, 24) if console.is_terminal else 10_000
+    told = [(text, "dim") for text in textwrap.wrap(line(detail), width)] or [("", "")]
+    if remedy:
+        told += [(text, "") for text in textwrap.wrap(line(f"→ {remedy}"), width, subsequent_indent="  ")]
+    head = Text.assemble(f"{name:<{first}}  ", (f"{word:<13}", style), "  ")
+    for number, (text, how) in enumerate(told):
+        console.print(Text.assemble(head if number == 0 else " " * indent, (text, how)), soft_wrap=True)

@@ -35,6 +35,8 @@ from massgen.config.schema import RawConfig, RawPath, check, display_types
 from massgen.config.sizes import duration_s, limits
 from massgen.config.source import Document, Path_, read_document
 from massgen.errors import ConfigError
+from sandbox.errors import SpecError
+from sandbox.guarantees import known
 from sandbox.spec import Limits
 
 Origin = Literal["flag", "project", "user", "none"]
@@ -225,6 +227,16 @@ def _write_mode(found: _Found, shared: tuple[ContextPath, ...], *, is_default: b
 
 def _sandbox(found: _Found) -> SandboxConfig:
     raw = found.raw.sandbox
+    if raw.runtime and found.origin == "project":
+        raise found.document.error(
+            ("sandbox", "runtime"),
+            f"a config found in the project may not choose the runtime; trust it with --config {found.document.name}",
+        )
+    for index, name in enumerate(raw.require):
+        try:
+            known(name)
+        except SpecError as error:
+            raise found.document.error(("sandbox", "require", index), str(error)) from error
     files = []
     for index, typed in enumerate(raw.prepare_files):
         try:
@@ -241,6 +253,8 @@ def _sandbox(found: _Found) -> SandboxConfig:
         prepare=tuple(raw.prepare),
         prepare_files=tuple(files),
         limits=_limits(found),
+        runtime=raw.runtime or "",
+        require=tuple(dict.fromkeys(raw.require)),
     )
 
 

@@ -138,6 +138,10 @@ class SandboxConfig:
     prepare_files: tuple[PrepareFile, ...] = ()
     limits: Limits = field(default_factory=Limits)
     """`command_timeout_s` in it is `timeout_settings.command_timeout_seconds`."""
+    runtime: str = ""
+    """Another runtime of the engine (`runsc`); empty: the engine's own choice."""
+    require: tuple[str, ...] = ()
+    """Guarantees that must be proven before anything starts; names of `sandbox.guarantees.TITLES`."""
 
 
 @dataclass(frozen=True, kw_only=True)

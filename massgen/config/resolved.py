@@ -34,6 +34,8 @@ def resolved_yaml(config: Config) -> str:
             "cpus": sandbox.limits.cpus,
             "pids": sandbox.limits.pids,
             "disk": sandbox.limits.workspace_bytes,
+            **({"runtime": sandbox.runtime} if sandbox.runtime else {}),
+            **({"require": list(sandbox.require)} if sandbox.require else {}),
         },
         "timeout_settings": {
             "orchestrator_timeout_seconds": config.timeouts.run_s,

@@ -118,6 +118,8 @@ class RawSandbox(_Raw):
     cpus: Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)] | None = None
     pids: Annotated[int, Field(ge=16, le=100_000)] | None = None
     disk: str | int | None = None
+    runtime: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] | None = None
+    require: list[str] = []
 
 
 class RawTimeouts(_Raw):
@@ -180,7 +182,7 @@ LATER: dict[str, frozenset[str]] = {
     "orchestrator": frozenset(
         {"consensus", "max_debates", "answer_novelty", "enable_planning_mode", "planning_mode_instruction"}
     ),
-    "sandbox": frozenset({"seccomp", "runtime", "require", "network"}),
+    "sandbox": frozenset({"seccomp", "network"}),
 }
 """Keys of later versions. They must not be ignored silently: most are limits or permissions."""
 

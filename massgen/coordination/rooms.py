@@ -34,6 +34,7 @@ class Rooms:
     emit: Callable[[Event], object]
     image: str
     limits: Limits = field(default_factory=Limits)
+    runtime: str = ""
     mounts: tuple[Mount, ...] = ()
     """The context paths that everybody sees: `ro` or `draft`."""
     peers: Path | None = None
@@ -53,6 +54,7 @@ class Rooms:
             tools=self.tools if working else {},
             peers=self.peers if working else None,
             limits=self.limits,
+            runtime=self.runtime,
             cwd="/workspace" if role in ("lease", "merge") else self.cwd,
             labels={
                 "massgen.run": self.run_id,

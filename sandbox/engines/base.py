@@ -18,6 +18,8 @@ class ImageFacts:
 
     id: str
     volumes: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    """Names of the variables it sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,10 @@ class EngineFacts:
     """Tells this installation from any other."""
     isolates: bool = True
     """False for the fake: there is nothing to prove."""
+    recursive_ro: bool = False
+    """A read-only mount can be forced to hold for what is mounted below it."""
+    runtimes: tuple[str, ...] = ()
+    """What can be asked for by `SandboxSpec.runtime`."""
     missing: tuple[str, ...] = ()
     """Limits that this engine cannot enforce; any of them stops a run."""
 

@@ -92,6 +92,8 @@ class DockerEngine:
                 memory_bytes=int(info.get("MemTotal") or 0),
                 security=tuple(map(str, info.get("SecurityOptions") or [])),
                 id=str(info.get("ID", "")),
+                recursive_ro=self.api >= _RECURSIVE_RO_API,
+                runtimes=tuple(sorted(info.get("Runtimes") or {})),
                 missing=tuple(missing),
             )
         return self._facts
@@ -108,7 +110,11 @@ class DockerEngine:
                 )
                 raise ImageMissing(message, op="image") from error
             config = found.get("Config") or {}
-            return ImageFacts(id=str(found["Id"]), volumes=tuple(config.get("Volumes") or ()))
+            return ImageFacts(
+                id=str(found["Id"]),
+                volumes=tuple(config.get("Volumes") or ()),
+                env=tuple(str(v).partition("=")[0] for v in config.get("Env") or ()),
+            )
 
         return await _call(lambda: self._with_client(inspect))
 
@@ -124,6 +130,12 @@ class DockerEngine:
         if facts.missing:
             raise StartFailed(
                 f"the engine cannot enforce {', '.join(facts.missing)}; fix its cgroup set-up (docker info)", op="start"
+            )
+        if plan.runtime and plan.runtime not in facts.runtimes:
+            raise StartFailed(
+                f"the engine has no runtime {plan.runtime} (it has: {', '.join(facts.runtimes) or 'none'}); "
+                "name it in the engine's daemon.json and restart the engine, or ask for another",
+                op="start",
             )
         name = "massgen-" + os.urandom(8).hex()
         with anyio.CancelScope(shield=True):  # a thread cannot be cancelled: bounded by CALL_S, then cleaned up
@@ -316,7 +328,8 @@ def _config(plan: Plan) -> dict[str, Any]:
         "command": [],
         "entrypoint": ["python3", "-I", "-S", GUEST],
         "user": f"{plan.uid}:{plan.gid}",
-        "environment": dict(plan.env),
+        # A name without a value takes the image's own variable away: LD_PRELOAD and its like must not reach PID 1.
+        "environment": {**dict.fromkeys(plan.unset), **plan.env},
         "working_dir": "/",
         "labels": {**plan.labels, owner.LABEL: owner.me()},
         "stdin_open": True,
@@ -344,6 +357,7 @@ def _host_config(plan: Plan, facts: EngineFacts) -> dict[str, Any]:
         "pids_limit": limits.pids,
         "shm_size": limits.tmp_bytes,
         "init": False,
+        **({"runtime": plan.runtime} if plan.runtime else {}),
         "ulimits": [
             docker.types.Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
             docker.types.Ulimit(name="core", soft=0, hard=0),

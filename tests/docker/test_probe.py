@@ -8,6 +8,7 @@ import pytest
 
 from sandbox import DockerEngine, StartFailed
 from sandbox.engines.base import Engine, EngineFacts, ImageFacts, Link
+from sandbox.guarantees import TITLES
 from sandbox.plan import Plan
 from sandbox.probe import probe, require
 
@@ -34,6 +35,15 @@ class Careless:
                 return await self._real.start(replace(plan, binds=binds, uid=0, gid=0))
             case "memory":
                 return await self._real.start(replace(plan, memory_bytes=2 * plan.memory_bytes))
+            case "processors" | "processes":
+                many = replace(plan.limits, cpus=1.0) if self._loosen == "processors" else replace(plan.limits, pids=128)
+                return await self._real.start(replace(plan, limits=many))
+            case "files":
+                roomy = tuple(replace(t, inodes=t.inodes * 4) for t in plan.tmpfs)
+                return await self._real.start(replace(plan, tmpfs=roomy))
+            case "variables":
+                plan.env["SECRET"] = "x"  # what commands get is the plan's
+                return await self._real.start(plan)
             case other:
                 raise AssertionError(other)
 
@@ -43,14 +53,25 @@ class Careless:
 
 async def test_no_guarantee_is_left_unproven(image: str):
     """On this engine every promise is seen from inside; at most the kernel's second wall is not there to be had."""
-    found = await probe(await DockerEngine.connect(), image)
+    engine = await DockerEngine.connect()
+    found = await probe(engine, image)
     assert [g for g in found if g.state == "failed"] == []
-    assert {g.name for g in found if g.state == "unavailable"} <= {"mandatory access control"}
+    assert [g.name for g in found] == list(TITLES)
+    missing = {g.name for g in found if g.state == "unavailable"}
+    assert missing <= {"mandatory_access_control", "recursive_ro", "disk_quota"}
+    assert ("recursive_ro" in missing) is ((await engine.facts()).api in ("1.40", "1.41", "1.42", "1.43"))
 
 
 @pytest.mark.parametrize(
     ("loosen", "noticed"),
-    [("read", "read paths read-only"), ("memory", "memory and process limits")],
+    [
+        ("read", "read_only_mounts"),
+        ("memory", "memory_limit"),
+        ("processors", "cpu_limit"),
+        ("processes", "pid_limit"),
+        ("files", "tmpfs_caps"),
+        ("variables", "environment"),
+    ],
 )
 async def test_a_missing_guarantee_stops_a_run(image: str, loosen: str, noticed: str):
     """A container that does not keep a promise is told apart, and nothing starts on such an engine."""
@@ -59,6 +80,26 @@ async def test_a_missing_guarantee_stops_a_run(image: str, loosen: str, noticed:
     assert noticed in failed
     with pytest.raises(StartFailed, match=noticed):
         await require(engine, image)
+
+
+async def test_a_required_guarantee_that_is_missing_stops_a_run(image: str):
+    """What is merely not available here stops whoever requires it, by name and with what to do; a proven one stops nobody."""
+    without = Lacking(await DockerEngine.connect())
+    with pytest.raises(StartFailed, match=r"mandatory_access_control.*second wall.*sandbox\.require"):
+        await require(without, image, required=["no_network", "mandatory_access_control"])
+    await require(without, image, required=["no_network", "seccomp"])
+
+
+async def test_an_unknown_runtime_is_replaced_by_another(image: str):
+    """It is refused, saying which the engine has, and nothing is started."""
+    with pytest.raises(StartFailed, match=r"no runtime nosuch \(it has: .*runc"):
+        await probe(await DockerEngine.connect(), image, runtime="nosuch")
+
+
+async def test_a_runtime_that_runs_on_the_hosts_kernel_passes_for_gvisor(image: str):
+    """A runtime that calls itself runsc, and lets commands meet this machine's kernel, is not proven."""
+    found = await probe(Pretending(await DockerEngine.connect()), image, runtime="runsc")
+    assert [g.name for g in found if g.state == "failed"] == ["runtime"]
 
 
 async def test_a_proof_is_remembered_for_this_boot_and_image(image: str):
@@ -83,3 +124,17 @@ class Counting(Careless):
     async def start(self, plan: Plan) -> Link:
         self.started += 1
         return await self._real.start(plan)
+
+
+class Lacking(Counting):
+    """An engine whose kernel has no second wall."""
+
+    async def facts(self) -> EngineFacts:
+        return replace(await self._real.facts(), id="lacking", security=())
+
+
+class Pretending(Counting):
+    """Takes any runtime's name, and starts its own."""
+
+    async def start(self, plan: Plan) -> Link:
+        return await self._real.start(replace(plan, runtime=""))
