@@ -31,8 +31,9 @@ from massgen.coordination import direct, later, tidy
 from massgen.coordination import record as records
 from massgen.coordination.archive import Archive
 from massgen.coordination.base import Base
+from massgen.coordination.chair import Seat
 from massgen.coordination.conclude import Conclusion, conclude
-from massgen.coordination.orchestrator import Coordination, Seat
+from massgen.coordination.orchestrator import Coordination
 from massgen.coordination.patience import Patience, stop_on_signals
 from massgen.coordination.peers import Peers
 from massgen.coordination.prepared import prepared_image
@@ -210,6 +211,7 @@ async def _work(
         peers=peers.folder,
         tools={BODY: body},
         cwd=_cwd(config),
+        read_only=config.coordination.mode == "read_only",
     )
     opened = await open_models(config.agents, models)
     seats = {
@@ -243,7 +245,10 @@ async def _work(
             verify=bool(config.verify),
             max_new_answers_per_agent=config.coordination.max_new_answers_per_agent,
             max_new_answers_global=config.coordination.max_new_answers_global,
+            consensus=config.coordination.consensus,
+            max_debates=config.coordination.max_debates,
         ),
+        novelty=config.coordination.answer_novelty,
         verifier=verifier,
         context=context,
         look_timeout_s=config.timeouts.agent_s,

@@ -30,7 +30,7 @@ async def best(model: Model, task: str, current: Callable[[], tuple[ShownAnswer,
         return Failed(why="there are no answers to vote for")
     chosen = max(answers, key=lambda answer: scores[_key(answer)])
     said = ", ".join(f"{answer.label} {scores[_key(answer)]:+.1f}" for answer in answers)
-    tested = f"tests {prompts.verdict(chosen)}; " if chosen.verify else ""
+    tested = f"tests {prompts.verdict(chosen.verify)}; " if chosen.verify else ""
     return Voted(label=chosen.label, reason=f"{tested}approval scores: {said}", seen=tuple(answer.id for answer in answers))
 
 
@@ -54,7 +54,7 @@ def approval(task: str, answer: ShownAnswer) -> tuple[Message, ...]:
         return (Message(role="system", text=prompts.fill("agree_system")), Message(role="user", text=user))
     path = answer.files[0] if answer.files else "nothing (no file is changed)"
     diff = prompts.fenced(answer.patch[:PATCH_CHARS] or "(empty)", "diff")
-    user = prompts.fill("approve_user", path=path, diff=diff, result=prompts.verdict(answer))
+    user = prompts.fill("approve_user", path=path, diff=diff, result=prompts.verdict(answer.verify))
     return (Message(role="system", text=prompts.fill("approve_system")), Message(role="user", text=user))
 
 

@@ -12,9 +12,9 @@ import anyio
 from massgen.agent.acting import perform
 from massgen.agent.calls import Caller
 from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
-from massgen.agent.relay import Relay, Taken
+from massgen.agent.relay import Problem, Relay, Taken, Verdict
 from massgen.agent.tools import BODY_TOOLS
-from massgen.agent.view import Box, Decision, Emit, Failed, ShownAnswer, View
+from massgen.agent.view import Answered, Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
 from massgen.errors import ModelError, ModelRefusedKey
 from massgen.messages import Message, ToolCall, ToolResult
 from massgen.models.base import Model
@@ -60,6 +60,11 @@ class LoopSession:
         """What the model has seen and said."""
         return self._relay.transcript
 
+    @property
+    def behind(self) -> bool:
+        """News wait for the end of a command."""
+        return self._relay.behind
+
     def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
         """Peers answered during a look."""
         self._relay.notify(answers)
@@ -69,23 +74,24 @@ class LoopSession:
         if self._body is not None:
             await self._body.interrupt(why)
 
-    async def look(self, view: View) -> Decision:
+    async def look(self, view: View, *, hand_in: HandIn | None = None) -> Decision:
         """One look, from the view to a decision."""
         self._relay.begin(view)
         try:
             async with open_endpoint(self._box, cwd=self._cwd, command_timeout_s=self._command_timeout_s) as body:
                 self._body = body
-                return await self._until_decided(body)
+                return await self._until_decided(body, hand_in)
         finally:
             self._body = None
             self._relay.abandon()
 
-    async def _until_decided(self, body: Endpoint) -> Decision:
+    async def _until_decided(self, body: Endpoint, hand_in: HandIn | None) -> Decision:
         try:
             for _ in range(MAX_CALLS):
                 request = self._relay.request(temperature=self._temperature, max_tokens=self._max_tokens)
                 taken = self._relay.take(await self._caller.complete(request))
-                decision = self._relay.settle(await self._work(body, taken), taken.verdict)
+                results = await self._work(body, taken)
+                decision = self._relay.settle(results, await _handed_in(taken.verdict, hand_in))
                 if decision is not None:
                     return decision
         except ModelError as error:
@@ -101,6 +107,14 @@ class LoopSession:
             act = Act(id=call.id, name=call.name, args=call.args)
             results[call.id] = await perform(body, act, label=self._label, emit=self._emit, refused=_refused(call))
         return results
+
+
+async def _handed_in(verdict: Verdict | None, hand_in: HandIn | None) -> Verdict | None:
+    """After the tools of the same reply: the files that go with an answer are those that they left."""
+    if not isinstance(verdict, Answered) or hand_in is None:
+        return verdict
+    wrong = await hand_in(verdict.text)
+    return Problem(what=wrong, remedy="Improve on what is there, or vote for the best answer.") if wrong else verdict
 
 
 def _refused(call: ToolCall) -> ToolResult | None:

@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
-from massgen.agent.view import Place, ShownAnswer, View
+from massgen.agent.view import Place, ShownAnswer, ShownVote, View
+from massgen.events.types import Verified
 
 SHOWN_TEXT_CHARS = 24_000
 """Of one answer; the whole of it is in `/peers`."""
 
+SHOWN_TAIL_CHARS = 1500
+"""Of what a failing verify command printed; more of it is in `verify.json`."""
+
 _MODES = {
     "read": "read-only",
+    "later": "read-only for now: say in your answer what is to be changed; who wins the vote changes it in the final turn",
     "draft": "your private writable copy of the user's own, which cannot change; your changes go with your answer",
     "write": "the real project: what you write here is final",
 }
@@ -30,11 +35,11 @@ def fenced(text: str, name: str = "") -> str:
     return f"{fence}{name}\n{text.rstrip()}\n{fence}"
 
 
-def system(*, label: str, system_message: str, verify: str) -> str:
-    """The one system message of a transcript."""
+def system(*, label: str, system_message: str, verify: str, mark: str) -> str:
+    """The one system message of a transcript. `mark`: how our own lines in tool results begin; no container knows it."""
     own = f"{system_message.strip()}\n\n" if system_message.strip() else ""
     check = f"- The user checks answers with this command: `{verify}`. Run it before you hand in.\n" if verify else ""
-    return fill("system", system_message=own, label=label, verify=check)
+    return fill("system", system_message=own, label=label, verify=check, mark=mark)
 
 
 def look(view: View, *, first: bool, places: bool) -> str:
@@ -50,32 +55,41 @@ def look(view: View, *, first: bool, places: bool) -> str:
         opening=_task(view.task) if first else "The current answers have changed or the agents were asked to look again.\n\n",
         places=_places(view.paths) if places else "",
         answers=answers(view.answers) + "\n\n" if view.answers else "",
+        base=_base(view.base),
         remark=f"{view.remark}\n\n" if view.remark else "",
+        votes=_votes(view.votes) + "\n\n" if view.votes else "",
         ending=ending,
     )
 
 
 def final(view: View, *, places: bool) -> str:
     """The user message of the final turn."""
-    votes = "\n".join(f"Vote of {label}:\n{fenced(reason)}" for label, reason in view.votes)
     return fill(
         "final",
         own=view.own or "",
         places="\n\n" + _places(view.paths).rstrip() if places else "",
         answers=answers(tuple(answer for answer in view.answers if not answer.own)),
-        votes="\n" + votes if votes else "",
+        votes="\n\n" + _votes(view.votes) if view.votes else "",
+        remark=f"\n\n{view.remark}" if view.remark else "",
         task=_task(view.task),
     )
 
 
-def notice(shown: Sequence[ShownAnswer]) -> str:
-    """What is added to a tool result when peers answered meanwhile."""
-    return "\n" + fill("notice", answers=answers(shown))
+def debate(*, share: float, wanted: float, number: int, rounds: int) -> str:
+    """Why all look again: the remark that opens a round of debate."""
+    return fill("debate", share=f"{share:.0%}", wanted=f"{wanted:.0%}", round=str(number), rounds=str(rounds))
 
 
-def enforce(problem: str, remedy: str, *, attempt: int, attempts: int) -> str:
+def notice(before: Sequence[ShownAnswer], now: Sequence[ShownAnswer], *, mark: str) -> str:
+    """What is added to a tool result when peers answered meanwhile: what is new, and what of the known still stands."""
+    known = {answer.id: answer for answer in before}
+    parts = [_answer(answer) if answer.id not in known else _stands(answer, known[answer.id]) for answer in now]
+    return "\n" + fill("notice", mark=mark, answers="\n\n".join(parts))
+
+
+def enforce(problem: str, remedy: str, *, attempt: int, attempts: int, mark: str) -> str:
     """What a model is told that ended its turn wrongly."""
-    return fill("enforce", problem=problem, remedy=remedy, attempt=str(attempt), attempts=str(attempts))
+    return fill("enforce", mark=mark, problem=problem, remedy=remedy, attempt=str(attempt), attempts=str(attempts))
 
 
 def answers(shown: Sequence[ShownAnswer]) -> str:
@@ -83,9 +97,8 @@ def answers(shown: Sequence[ShownAnswer]) -> str:
     return "\n\n".join(_answer(answer) for answer in shown) or "There are no other answers."
 
 
-def verdict(answer: ShownAnswer) -> str:
+def verdict(verify: Verified | None) -> str:
     """`PASS (5 passed)`, `FAIL (2 failed, 3 passed)`, `FAIL (timeout)`; empty when nothing was run."""
-    verify = answer.verify
     if verify is None:
         return ""
     counts = [f"{verify.failed} failed"] if verify.failed else []
@@ -100,15 +113,38 @@ def _answer(answer: ShownAnswer) -> str:
     text = answer.text
     if len(text) > SHOWN_TEXT_CHARS:
         text = text[:SHOWN_TEXT_CHARS] + f"\n[cut; all of it is in /peers/{answer.id}/answer.md]"
-    head = f"Answer {answer.id} by {answer.label}" + (" (your own)" if answer.own else "")
-    lines = [head]
+    lines = [_head(answer)]
     if answer.files:
         more = f" and {len(answer.files) - 30} more" if len(answer.files) > 30 else ""
         lines.append("changes:\n" + fenced("\n".join(answer.files[:30]) + more))
     if answer.verify:
-        tests = "; it changes test files" if answer.verify.tests_changed else ""
-        lines.append(f"verify: {verdict(answer)}{tests}")
+        lines.append(_verified(answer.verify))
     return "\n".join([*lines, fenced(text, "answer")])
+
+
+def _head(answer: ShownAnswer) -> str:
+    return f"Answer {answer.id} by {answer.label}" + (" (your own)" if answer.own else "")
+
+
+def _verified(verify: Verified) -> str:
+    tests = "; it changes test files" if verify.tests_changed else ""
+    said = verify.tail.strip()[-SHOWN_TAIL_CHARS:] if not verify.ok else ""
+    return f"verify: {verdict(verify)}{tests}" + (f"; the end of its output:\n{fenced(said, 'output')}" if said else "")
+
+
+def _stands(answer: ShownAnswer, before: ShownAnswer) -> str:
+    """An answer that was shown before, in one line, with its verdict when that is new."""
+    news = f"\n{_verified(answer.verify)}" if answer.verify and not before.verify else ""
+    return f"{_head(answer)}: as you know it{news}"
+
+
+def _base(verify: Verified | None) -> str:
+    """Only what surprises: a command that passes on the project as it was needs no word."""
+    return "" if verify is None or verify.ok else f"On the untouched project the verify command says: {verdict(verify)}.\n\n"
+
+
+def _votes(votes: Sequence[ShownVote]) -> str:
+    return "\n".join(f"Vote of {vote.voter} for {vote.label}:\n{fenced(vote.reason, 'reason')}" for vote in votes)
 
 
 def _task(task: str) -> str:

@@ -7,6 +7,8 @@ transcript with open calls, and a look may be cancelled at any point.
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +20,8 @@ from massgen.messages import Message, Reply, Request, ToolCall, ToolResult, Tool
 
 ATTEMPTS = 3
 """Wrong ends of a turn before the look fails."""
+
+_MARK = re.compile(r"`(\[news [0-9a-f]{8}\])`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,11 @@ class Relay:
     """One agent's conversation with its model."""
 
     def __init__(self, *, label: str, system_message: str, verify: str, transcript: tuple[Message, ...] = ()) -> None:
-        system = Message(role="system", text=prompts.system(label=label, system_message=system_message, verify=verify))
-        self._messages: list[Message] = list(transcript) or [system]
+        self._mark = f"[news {secrets.token_hex(4)}]"
+        text = prompts.system(label=label, system_message=system_message, verify=verify, mark=self._mark)
+        self._messages: list[Message] = list(transcript) or [Message(role="system", text=text)]
+        if known := _MARK.search(self._messages[0].text):
+            self._mark = known.group(1)
         self._label = label
         self._view: View | None = None
         self._places: tuple[Place, ...] | None = None
@@ -74,8 +81,13 @@ class Relay:
         self._latest = view.latest or (labels[-1] if labels else None)
         self._attempts = 0
 
+    @property
+    def behind(self) -> bool:
+        """There is news that the model has not been shown."""
+        return self._pending is not None
+
     def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
-        """Peers answered; shown with the next result."""
+        """Peers answered, or a verdict came; shown with the next result."""
         if self._view is not None and self._view.phase == "coordination":
             self._pending = answers
 
@@ -122,7 +134,7 @@ class Relay:
             self._attempts += 1
         said = ""
         if problem:
-            said = prompts.enforce(problem.what, problem.remedy, attempt=self._attempts, attempts=ATTEMPTS)
+            said = prompts.enforce(problem.what, problem.remedy, attempt=self._attempts, attempts=ATTEMPTS, mark=self._mark)
         over = verdict is not None and (problem is None or self._attempts >= ATTEMPTS)
         news = "" if over else self._news()
         if self._open:
@@ -169,11 +181,12 @@ class Relay:
     def _news(self) -> str:
         if self._pending is None:
             return ""
-        before = {answer.id for answer in self._shown}
-        fresh = [answer.label for answer in self._pending if answer.id not in before]
+        before, now = self._shown, self._pending
+        known = {answer.id for answer in before}
+        fresh = [answer.label for answer in now if answer.id not in known]
         self._latest = fresh[-1] if fresh else self._latest
-        self._shown, self._pending = self._pending, None
-        return prompts.notice(self._shown)
+        self._shown, self._pending = now, None
+        return prompts.notice(before, now, mark=self._mark)
 
     def _now(self) -> View:
         if self._view is None:
@@ -206,10 +219,6 @@ class Relay:
             return Problem(what="`new_answer` needs `content`, the text of the answer", remedy="Call it again with the text.")
         if not view.may_answer and self._shown:
             return Problem(what="you have no new answers left", remedy="Vote for the best current answer.")
-        known = self._pending if self._pending is not None else self._shown
-        same = next((answer for answer in known if _plain(answer.text) == _plain(content)), None)
-        if same is not None:
-            return Problem(what=f"this is exactly the text of {same.id}", remedy="Improve on it, or vote for the best answer.")
         return Answered(text=content)
 
     def _judge_vote(self, args: Mapping[str, Any]) -> Verdict:
@@ -231,7 +240,3 @@ class Relay:
         if not reply.text.strip():
             return Problem(what="your reply is empty", remedy="Reply with the text for the user.")
         return Presented(text=reply.text)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())

@@ -25,7 +25,7 @@ from massgen.agent.calls import Caller
 from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
 from massgen.agent.excerpt import Excerpt, Suspect, excerpt, longest_block, question, read_suspects
 from massgen.agent.testrun import DEFAULT_COMMAND, TestRun
-from massgen.agent.view import Answered, Box, Decision, Emit, Failed, Presented, ShownAnswer, View
+from massgen.agent.view import Answered, Box, Decision, Emit, Failed, HandIn, Presented, ShownAnswer, View
 from massgen.errors import ModelError, ModelRefusedKey
 from massgen.events.types import Notice, RepairAttempted
 from massgen.messages import Message, Reply, Request, ToolResult
@@ -107,6 +107,11 @@ class RepairSession:
         """Every prompt and reply, one after the other; for the record, the next look does not use it."""
         return self._messages
 
+    @property
+    def behind(self) -> bool:
+        """Never: what was notified is weighed in the next vote."""
+        return False
+
     def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
         """Peers answered: a vote in progress weighs them too."""
         self._answers = answers
@@ -116,22 +121,33 @@ class RepairSession:
         if self._body is not None:
             await self._body.interrupt(why)
 
-    async def look(self, view: View) -> Decision:
-        """An answer first, afterwards votes."""
+    async def look(self, view: View, *, hand_in: HandIn | None = None) -> Decision:
+        """An answer first, afterwards votes; also where its answer is no news, as models of a kind find the same fix."""
         self._answers = view.answers
+        try:
+            decision = await self._decide(view)
+            wrong = await hand_in(decision.text) if isinstance(decision, Answered) and hand_in else ""
+            if not wrong:
+                return decision
+            return await self._vote(view) if self._answers else Failed(why=wrong)
+        except ModelError as error:
+            return _failed(error)
+
+    async def _vote(self, view: View) -> Decision:
+        return await best(self._caller.model, view.task, lambda: self._answers, self._scores)
+
+    async def _decide(self, view: View) -> Decision:
         own = next((answer for answer in view.answers if answer.own), None)
         if view.phase == "final":
             return Presented(text=own.text) if own else Failed(why="there is no answer of its own to present")
         try:
             if view.answers and (own is not None or not view.may_answer):
-                return await best(self._caller.model, view.task, lambda: self._answers, self._scores)
-            if not any(place.mode != "read" for place in view.paths):
+                return await self._vote(view)
+            if not any(place.mode in ("draft", "write") for place in view.paths):
                 return await self._plain(view, "")
             async with open_endpoint(self._box, cwd=self._cwd, env=ENV, command_timeout_s=self._first_run_timeout_s) as body:
                 self._body = body
                 return await self._guarded(body, view)
-        except ModelError as error:
-            return _failed(error)
         finally:
             self._body = None
 

@@ -5,7 +5,7 @@ They sit below both strategies, so that `session.py` can import the strategies a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -19,11 +19,13 @@ __all__ = [
     "Decision",
     "Emit",
     "Failed",
+    "HandIn",
     "Line",
     "Place",
     "Presented",
     "Session",
     "ShownAnswer",
+    "ShownVote",
     "View",
     "Voted",
 ]
@@ -38,8 +40,9 @@ class Place:
 
     path: str
     """Absolute path inside the container."""
-    mode: Literal["read", "draft", "write"]
-    """`draft`: a private writable copy. `write`: the real thing (`direct` mode, final turn only)."""
+    mode: Literal["read", "later", "draft", "write"]
+    """`later`: read-only until the final turn. `draft`: a private writable copy. `write`: the real thing (`direct` mode, final
+    turn only)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,17 @@ class ShownAnswer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShownVote:
+    """One vote that counted, as others are told of it."""
+
+    voter: str
+    """Label."""
+    label: str
+    """The agent it was for."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class View:
     """One look: everything that the agent is shown of the run."""
 
@@ -72,10 +86,12 @@ class View:
     """Label of the newest answer (a scripted `$latest`). None: the last of the others' in `answers`, else own."""
     may_answer: bool = True
     """False: only a vote is accepted (answer limits)."""
-    votes: tuple[tuple[str, str], ...] = ()
-    """Who voted for the winner and why, as (label, reason); final only."""
+    votes: tuple[ShownVote, ...] = ()
+    """All votes, in registration order: in the final turn, and in the look that opens a round of debate."""
     paths: tuple[Place, ...] = ()
     """Context paths. `/workspace` and `/peers` need not be listed."""
+    base: Verified | None = None
+    """The verify command on the project as it was, once that is known."""
     remark: str = ""
     """One line from the orchestrator for this look (a debate round: why the agents look again). Trusted text."""
 
@@ -113,6 +129,10 @@ class Failed:
 
 Decision = Answered | Voted | Presented | Failed
 
+HandIn = Callable[[str], Awaitable[str]]
+"""Takes an answer's text with the files as they are at that moment; returns what is wrong with it, or nothing when it is
+taken. The model may mend what is wrong; a look whose answer is taken ends with `Answered`."""
+
 
 class Session(Protocol):
     """One agent in its container, for all of coordination (and another one, same transcript, for the final turn)."""
@@ -122,8 +142,13 @@ class Session(Protocol):
         """What the model has seen and said; give it to `open_session` to go on elsewhere."""
         ...
 
-    async def look(self, view: View) -> Decision:
-        """Show the view, let the agent work, return what it decides. One at a time.
+    @property
+    def behind(self) -> bool:
+        """The model has not yet been told what `notify` brought."""
+        ...
+
+    async def look(self, view: View, *, hand_in: HandIn | None = None) -> Decision:
+        """Show the view, let the agent work, return what it decides. One at a time. `hand_in` None: any answer is taken.
 
         Cancellation: the model call is dropped, the running command and all background jobs are killed (bounded
         by a few seconds), and the transcript stays usable for the next look. Raises nothing for what a model, a

@@ -43,6 +43,15 @@ DISPLAYS = ("rich_terminal", "terminal", "simple")
     help=f"In mode apply, also write files that run by themselves: {', '.join(ALLOW)}. Repeatable.",
 )
 @click.option("--timeout", "--max-duration", default="", metavar="TIME", help="Of the whole run: 90, 10m, 1h. Default 30m.")
+@click.option(
+    "--consensus",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="How many of the agents must agree, 0 to 1; short of it they debate. Default 0: most votes win.",
+)
+@click.option(
+    "--max-debates", type=click.IntRange(0, 100), metavar="N", help="Rounds of debate at most; then most votes win. Default 1."
+)
 @click.option("--image", default="", metavar="IMAGE", help="The agents' container image: any with python3 ≥ 3.9.")
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
 @click.option("--display", type=click.Choice(DISPLAYS), help="How progress looks; simple: no colour.")
@@ -73,6 +82,8 @@ def command(prompt: str, **given: object) -> int:
         write=_words(given["write"]),
         write_mode=mode,
         allow=_words(given["allow"]),
+        consensus=cast("float | None", given["consensus"]),
+        max_debates=cast("int | None", given["max_debates"]),
         display=str(given["display"] or ""),
         logs=not given["no_logs"],
     )

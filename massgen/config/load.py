@@ -67,6 +67,8 @@ class Flags:
     timeout: str = ""
     """Seconds, or with a unit: `90`, `10m`, `1h`."""
     image: str = ""
+    consensus: float | None = None
+    max_debates: int | None = None
     display: str = ""
     logs: bool = True
 
@@ -146,15 +148,30 @@ def _config(found: _Found) -> Config:
         write=_write_mode(found, shared, is_default=is_default),
         allow=frozenset(flags.allow),
         verify=flags.verify or raw.orchestrator.verify,
-        coordination=CoordinationConfig(
-            max_new_answers_per_agent=raw.orchestrator.max_new_answers_per_agent,
-            max_new_answers_global=raw.orchestrator.max_new_answers_global,
-        ),
+        coordination=_coordination(found, agents),
         sandbox=_sandbox(found),
         timeouts=Timeouts(run_s=run_s or Timeouts().run_s, agent_s=raw.timeout_settings.agent_timeout_seconds),
         ui=UiConfig(display_type=cast("DisplayType", display), logging_enabled=raw.ui.logging_enabled and flags.logs),
         source=str(found.path) if found.path else "",
         notices=tuple(dict.fromkeys(found.notices)),
+    )
+
+
+def _coordination(found: _Found, agents: tuple[AgentConfig, ...]) -> CoordinationConfig:
+    raw, flags = found.raw.orchestrator, found.flags
+    small = [agent.id for agent in agents if agent.strategy == "repair"]
+    if raw.coordination == "read_only" and small:
+        raise found.document.error(
+            ("orchestrator", "coordination"),
+            f"read_only is not for the backend `local` (agent {small[0]}): it works on drafts; use draft",
+        )
+    return CoordinationConfig(
+        max_new_answers_per_agent=raw.max_new_answers_per_agent,
+        max_new_answers_global=raw.max_new_answers_global,
+        answer_novelty=raw.answer_novelty,
+        consensus=raw.consensus if flags.consensus is None else flags.consensus,
+        max_debates=raw.max_debates if flags.max_debates is None else flags.max_debates,
+        mode=raw.coordination,
     )
 
 

@@ -17,6 +17,10 @@ from sandbox.spec import Limits
 WriteMode = Literal["apply", "review", "direct", "never"]
 WRITE_MODES: tuple[WriteMode, ...] = get_args(WriteMode)
 
+Novelty = Literal["lenient", "balanced", "strict"]
+CoordinationMode = Literal["draft", "read_only"]
+"""draft: private writable copies. read_only: nobody writes before the final turn."""
+
 Permission = Literal["read", "write"]
 DisplayType = Literal["rich_terminal", "terminal", "simple"]
 
@@ -116,6 +120,14 @@ class CoordinationConfig:
 
     max_new_answers_per_agent: int | None = None
     max_new_answers_global: int | None = None
+    answer_novelty: Novelty = "lenient"
+    """How different an answer must be from the current ones (`coordination/novelty.py`)."""
+    consensus: float = 0.0
+    """The share of live agents that must agree, 0 to 1; 0: most votes win."""
+    max_debates: int = 1
+    """How often all look again because too few agreed."""
+    mode: CoordinationMode = "draft"
+    """What write paths are to agents before the final turn."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from massgen.config.backends import BACKENDS
-from massgen.config.model import DisplayType, Permission, WriteMode
+from massgen.config.model import CoordinationMode, DisplayType, Novelty, Permission, WriteMode
 from massgen.config.source import Document, Path_, dotted
 from massgen.errors import ConfigError
 
@@ -101,7 +101,10 @@ class RawOrchestrator(_Raw):
     context_paths: list[RawPath] | None = None
     verify: str = ""
     write: WriteMode | None = None
-    coordination: Literal["draft"] = "draft"
+    coordination: CoordinationMode = "draft"
+    consensus: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+    max_debates: Annotated[int, Field(ge=0, le=100)] = 1
+    answer_novelty: Novelty = "lenient"
     max_new_answers_per_agent: Count | None = None
     max_new_answers_global: Count | None = None
     snapshot_storage: str | None = None
@@ -179,9 +182,7 @@ LATER: dict[str, frozenset[str]] = {
         }
     ),
     "context_paths": frozenset({"mount_at"}),
-    "orchestrator": frozenset(
-        {"consensus", "max_debates", "answer_novelty", "enable_planning_mode", "planning_mode_instruction"}
-    ),
+    "orchestrator": frozenset({"enable_planning_mode", "planning_mode_instruction"}),
     "sandbox": frozenset({"seccomp", "network"}),
 }
 """Keys of later versions. They must not be ignored silently: most are limits or permissions."""

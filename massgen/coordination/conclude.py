@@ -15,16 +15,26 @@ import anyio.to_thread
 
 from massgen.context.rules import Rules as ContextRules
 from massgen.coordination.archive import Archive
+from massgen.coordination.chair import Seat
 from massgen.coordination.direct import present_direct
 from massgen.coordination.final import Result, Stage, is_worse, present, saved
-from massgen.coordination.orchestrator import Decided, Seat
-from massgen.coordination.patience import Patience
+from massgen.coordination.orchestrator import Decided
+from massgen.coordination.patience import Over, Patience
 from massgen.coordination.record import Record, WriteRecord, wrote
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import Finish
 from massgen.coordination.verify import Verifier
 from massgen.coordination.writeback import Target, Written, apply_snapshot
-from massgen.errors import ApplyConflict, ConsentNeeded, MassgenError, NoAnswer, RunTimeout, VerifyFailed
+from massgen.errors import (
+    ApplyConflict,
+    BudgetReached,
+    ConsentNeeded,
+    Interrupted,
+    MassgenError,
+    NoAnswer,
+    RunTimeout,
+    VerifyFailed,
+)
 from massgen.events.log import EventLog
 from massgen.events.types import Notice, Verified
 from sandbox import SandboxError, Snapshot
@@ -91,6 +101,14 @@ async def conclude(
         return writer.ended(outcome, error.exit_code if isinstance(error, MassgenError) else 125, message=str(error))
 
 
+_CUT: Mapping[Over, tuple[str, int, str]] = {
+    "stop": ("stopped", Interrupted.exit_code, "stopped"),
+    "time": ("timeout", RunTimeout.exit_code, "time is up"),
+    "budget": ("budget", BudgetReached.exit_code, "the budget is used up"),
+}
+"""Outcome, exit code and sentence of a run that patience ran out on."""
+
+
 class _Writer:
     """The last part of one run."""
 
@@ -149,10 +167,8 @@ class _Writer:
     def cut_short(self, result: Result) -> Conclusion:
         """Patience ran out: the best answer is kept, nothing is written."""
         self._result = result
-        if self._stage.patience.over == "stop":
-            return self.ended("stopped", 130, message="stopped; the best answer so far is kept: `massgen diff`, `massgen apply`")
-        text = "time is up; the best answer so far is kept: `massgen diff`, `massgen apply`"
-        return self.ended("timeout", RunTimeout.exit_code, message=text)
+        outcome, code, why = _CUT[self._stage.patience.over or "time"]
+        return self.ended(outcome, code, message=f"{why}; the best answer so far is kept: `massgen diff`, `massgen apply`")
 
     def ended(self, outcome: str, exit_code: int, *, message: str = "") -> Conclusion:
         """The conclusion, with what there is."""
@@ -198,6 +214,5 @@ def _verdict_code(verdict: Verified | None) -> int:
 def _without_answer(decided: Decided, patience: Patience) -> Conclusion:
     if decided.cut is None:
         return Conclusion(outcome="no answer", exit_code=NoAnswer.exit_code, message="no agent produced an answer; see the log")
-    if patience.over == "stop":
-        return Conclusion(outcome="stopped", exit_code=130, message="stopped before any agent had answered")
-    return Conclusion(outcome="timeout", exit_code=RunTimeout.exit_code, message="time was up before any agent had answered")
+    outcome, code, why = _CUT[patience.over or "time"]
+    return Conclusion(outcome=outcome, exit_code=code, message=f"{why} before any agent had answered")

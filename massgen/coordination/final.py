@@ -15,7 +15,9 @@ import anyio.to_thread
 from massgen.agent.view import Decision, Presented, View
 from massgen.context.rules import Rules as ContextRules
 from massgen.coordination.archive import Answer, Archive
-from massgen.coordination.orchestrator import Decided, Seat, take_snapshot
+from massgen.coordination.chair import Seat
+from massgen.coordination.handin import take_snapshot
+from massgen.coordination.orchestrator import Decided
 from massgen.coordination.patch import Patch
 from massgen.coordination.patience import Patience
 from massgen.coordination.rooms import Rooms
@@ -25,6 +27,9 @@ from massgen.events.log import EventLog
 from massgen.events.types import LookStarted, Notice, Verified
 from massgen.events.types import Presented as PresentedEvent
 from sandbox import Sandbox, SandboxError, Snapshot
+
+READ_ONLY = "Until now nobody could change the user's files, so nothing is done yet: make the changes now."
+"""What the winner is told where coordination was read-only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +100,9 @@ async def look(stage: Stage, box: Sandbox, *, direct: bool) -> Decision:
         own=stage.voted.id,
         latest=owner(stage.archive.newest or stage.voted.id),
         votes=stage.decided.votes,
-        paths=stage.rooms.places(stage.seat.own, direct=direct),
+        paths=stage.rooms.places(stage.seat.own, "write" if direct else "draft"),
+        base=stage.archive.verdict("base"),
+        remark=READ_ONLY if stage.rooms.read_only else "",
     )
     async with stage.seat.open_session(box, stage.decided.transcript) as session:
         stage.log.emit(LookStarted(agent=label, answers=stage.decided.answers, phase="final"))
@@ -116,12 +123,15 @@ async def verify(stage: Stage, snapshot: Snapshot) -> Verified | None:
 
 
 def is_worse(now: Verified, voted: Verified | None) -> bool:
-    """True when the final turn lost what the voted answer had: passing, or some of the passing tests."""
+    """True when the final turn lost what the voted answer had: passing, some of the passing tests, or running at all."""
     if voted is None or now.ok:
         return False
     if voted.ok:
         return True
-    return now.failed is not None and voted.failed is not None and now.failed > voted.failed
+    if voted.failed is None:
+        return False
+    # Fewer failures with fewer passes is a suite that no longer runs, or tests that were taken out.
+    return now.failed is None or now.failed > voted.failed or (now.passed or 0) < (voted.passed or 0)
 
 
 def saved(stage: Stage) -> Result:

@@ -6,45 +6,46 @@ the peers' folder is built out of sight; then, without a pause in between, Answe
 there), the folder appears, and the others are told; the verify command comes last. So no agent is ever told of
 an answer that is not on disk and in `/peers`.
 
-When it is decided everything is cancelled and waited for: on return no container of coordination exists.
+An agent whose container is lost gets another with the files of its last answer; a look that failed is tried again
+after a pause. When it is decided everything is cancelled and waited for: on return no container of coordination exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
 import anyio.abc
-import anyio.to_thread
 
-from massgen.agent.view import Answered, Failed, Presented, Session, ShownAnswer, View, Voted
+from massgen.agent import prompts
+from massgen.agent.view import Answered, Failed, Presented, Session, ShownVote, View, Voted
+from massgen.config.model import Novelty
 from massgen.context.rules import Rules as ContextRules
-from massgen.coordination.archive import Answer, Archive
-from massgen.coordination.patience import Patience, ungrouped
-from massgen.coordination.rooms import Rooms
-from massgen.coordination.state import (
+from massgen.coordination.actions import (
     Action,
+    Debate,
     Exclude,
     Finish,
+    Interrupt,
     Notify,
-    Rules,
     Select,
     StartLook,
     StartVerify,
-    advance,
-    may_answer,
-    next_answer,
-    owner,
-    start,
 )
+from massgen.coordination.archive import Archive
+from massgen.coordination.chair import REOPENINGS, Chair, Seat
+from massgen.coordination.handin import HandingIn, given
+from massgen.coordination.patience import Patience, ungrouped
+from massgen.coordination.rooms import Rooms
+from massgen.coordination.state import Rules, advance, may_answer, next_answer, owner, start
 from massgen.coordination.verify import Verifier
 from massgen.events.log import EventLog
 from massgen.events.types import (
     AgentExcluded,
     AgentReady,
-    AnswerGiven,
+    BudgetOut,
+    DebateStarted,
     Fact,
     LookFailed,
     LookStarted,
@@ -55,21 +56,18 @@ from massgen.events.types import (
     VoteCast,
 )
 from massgen.messages import Message
-from sandbox import Change, EngineError, GuestError, Mount, Sandbox, SandboxError, Snapshot, SnapshotError, SpecError, Store
+from sandbox import EngineError, Sandbox, SandboxError, SandboxLost, Snapshot, SpecError
 
+NEWS_WITHIN_S = 60.0
+"""How long a command may keep an agent from hearing of a new answer; then it is stopped, its output so far is kept."""
 
-@dataclass(frozen=True, kw_only=True)
-class Seat:
-    """A configured agent, ready to be given a container."""
+RETRY_S = 1.0
+"""Pause after a failed look; doubled with each in a row."""
 
-    label: str
-    """Anonymous and stable: `agent1`, …"""
-    open_session: Callable[[Sandbox, tuple[Message, ...]], AbstractAsyncContextManager[Session]]
-    """Its session in a container, going on from a transcript."""
-    own: tuple[Mount, ...] = ()
-    """Read paths that it alone sees."""
-    needs_verdicts: bool = False
-    """It judges by test results: it looks at answers when each has been verified, not before."""
+ALIVE_S = 10.0
+"""For `true` in a container whose agent failed: whether it is the container that is gone."""
+
+Cut = TimeUp | BudgetOut | UserStop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +75,10 @@ class Decided:
     """How coordination ended."""
 
     end: Select | Finish
-    cut: TimeUp | UserStop | None
+    cut: Cut | None
     """What cut it short, if anything did."""
-    votes: tuple[tuple[str, str], ...] = ()
-    """(voter, reason) of the votes for the winner."""
+    votes: tuple[ShownVote, ...] = ()
+    """All that counted, in registration order."""
     answers: tuple[str, ...] = ()
     """The latest answers."""
     transcript: tuple[Message, ...] = ()
@@ -105,21 +103,27 @@ class Coordination:
         verifier: Verifier | None = None,
         context: ContextRules,
         look_timeout_s: float | None = None,
+        novelty: Novelty = "lenient",
+        retry_s: float = RETRY_S,
+        news_within_s: float = NEWS_WITHIN_S,
     ) -> None:
         self.state = start([seat.label for seat in seats], rules)
         self._task = task
-        self._chairs = {seat.label: _Chair(seat) for seat in seats}
+        self._chairs = {seat.label: Chair(seat) for seat in seats}
         self._rooms = rooms
         self._archive = archive
         self._log = log
         self._verifier = verifier
         self._context = context
         self._look_timeout_s = look_timeout_s
+        self._novelty = novelty
+        self._retry_s = retry_s
+        self._news_within_s = news_within_s
         self._reasons: dict[str, str] = {}
         self._start_error: SandboxError | None = None
         self._ever_ready = False
         self._end: Select | Finish | None = None
-        self._cut: TimeUp | UserStop | None = None
+        self._cut: Cut | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._verdict = anyio.Event()
 
@@ -128,8 +132,7 @@ class Coordination:
         with ungrouped():
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                tasks.start_soon(self._watch_clock, patience.deadline)
-                tasks.start_soon(self._watch_user, patience.stop)
+                tasks.start_soon(self._watch, patience)
                 if self._verifier:
                     tasks.start_soon(self._verify, "base", Snapshot(entries=()))
                 for chair in self._chairs.values():
@@ -144,7 +147,7 @@ class Coordination:
         return Decided(
             end=self._end,
             cut=self._cut,
-            votes=tuple((m.label, self._reasons.get(m.label, "")) for m in self.state.members if m.vote == winner),
+            votes=tuple(self._shown_vote(m.label, m.vote) for m in self.state.members if m.vote),
             answers=self.state.latest,
             transcript=self._chairs[winner].transcript,
         )
@@ -167,21 +170,29 @@ class Coordination:
             case StartLook():
                 self._chairs[action.agent].wake.set()
             case Notify():
-                chair = self._chairs[action.agent]
-                if not chair.seat.needs_verdicts:  # else its vote will be stale, and it looks again with the verdict
-                    chair.notify(self._archive.shown(action.answers, action.agent))
-            case StartVerify():
-                if self._tasks:
-                    self._tasks.start_soon(self._verify, action.answer, self._archive.get(action.answer).snapshot)
+                self._notify(self._chairs[action.agent], action)
+            case Interrupt():
+                self._chairs[action.agent].interrupt()
             case Exclude():
-                chair = self._chairs[action.agent]
-                chair.leaving = action.why or "failed"
-                chair.wake.set()
+                self._chairs[action.agent].leave(action.why)
+            case StartVerify() if self._tasks:
+                self._tasks.start_soon(self._verify, action.answer, self._archive.get(action.answer).snapshot)
+            case Debate():
+                self._debate(action)
             case Select():
                 self._log.emit(Selected(agent=action.agent, answer=action.answer, votes=dict(action.votes), why=action.why))
                 self._finish(action)
             case Finish():
                 self._finish(action)
+            case _:
+                raise RuntimeError(f"coordination asks for {action} outside a run")
+
+    def _notify(self, chair: Chair, news: Notify) -> None:
+        if chair.seat.needs_verdicts:  # else its vote will be stale, and it looks again with the verdict
+            return
+        chair.notify(self._archive.shown(news.answers, news.agent))
+        if news.urgent and self._tasks:
+            self._tasks.start_soon(self._hurry, chair)
 
     def _finish(self, end: Select | Finish) -> None:
         self._end = end
@@ -190,36 +201,95 @@ class Coordination:
 
     # -- one agent
 
-    async def _attend(self, chair: _Chair) -> None:
+    async def _attend(self, chair: Chair) -> None:
         label = chair.seat.label
-        try:
-            async with (
-                self._rooms.open("agent", label, own=chair.seat.own) as box,
-                chair.seat.open_session(box, ()) as session,
-            ):
-                chair.session = session
-                self._ever_ready = True
-                self._tell(AgentReady(agent=label))
-                while not chair.leaving:
-                    await chair.wake.wait()
-                    chair.wake = anyio.Event()
-                    if not chair.leaving:
-                        await self._look(chair, box, session)
-        except SandboxError as error:
-            if isinstance(error, EngineError | SpecError) and self._start_error is None:
-                self._start_error = error
-            self._tell(LookFailed(agent=label, why=str(error), fatal=True))
+        while not chair.leaving and self._end is None:
+            try:
+                async with (
+                    self._rooms.open("agent", label, own=chair.seat.own) as box,
+                    chair.seat.open_session(box, chair.transcript) as session,
+                ):
+                    await self._restore(chair, box)
+                    chair.session = session
+                    if not chair.losses:
+                        self._ever_ready = True
+                        self._tell(AgentReady(agent=label))
+                    await self._take_part(chair, box, session)
+            except SandboxError as error:
+                self._lost(chair, error)
         if chair.leaving:
             self._tell(AgentExcluded(agent=label, why=chair.leaving))
 
-    async def _look(self, chair: _Chair, box: Sandbox, session: Session) -> None:
-        # The set of now, not that of the action: an answer may have come between the two.
+    async def _take_part(self, chair: Chair, box: Sandbox, session: Session) -> None:
+        while not chair.leaving:
+            await chair.wake.wait()
+            if failures := self._failures(chair):
+                await anyio.sleep(self._retry_s * 2 ** (failures - 1))
+            while self._verifier and chair.seat.needs_verdicts and not self._archive.judged(self.state.latest):
+                await self._verdict.wait()
+            if not chair.leaving:
+                await self._look(chair, box, session)
+
+    async def _restore(self, chair: Chair, box: Sandbox) -> None:
+        """Another container: what it had handed in lies there again; what it had not is lost, and said by the failure."""
+        own = next((answer for answer in self.state.latest if owner(answer) == chair.seat.label), None)
+        if own:
+            await box.apply(self._archive.get(own).snapshot, self._archive.store)
+
+    def _lost(self, chair: Chair, error: SandboxError) -> None:
+        """A container could not be had, or is gone."""
         label = chair.seat.label
-        while self._verifier and chair.seat.needs_verdicts and not self._archive.judged(self.state.latest):
-            await self._verdict.wait()
-        latest = self.state.latest
-        shown = self._archive.shown(latest, label)
-        view = View(
+        if chair.session is None:
+            if isinstance(error, EngineError | SpecError) and self._start_error is None:
+                self._start_error = error
+            self._tell(LookFailed(agent=label, why=str(error), fatal=True))
+            return
+        chair.losses += 1
+        if chair.losses > REOPENINGS:
+            chair.leave(str(error))
+            return
+        self._tell(LookFailed(agent=label, why=f"{error}; what it had not handed in is lost"))
+
+    def _failures(self, chair: Chair) -> int:
+        return next(m.failures for m in self.state.members if m.label == chair.seat.label)
+
+    async def _look(self, chair: Chair, box: Sandbox, session: Session) -> None:
+        label = chair.seat.label
+        hand_in = HandingIn(
+            answer=next_answer(self.state, label),
+            box=box,
+            archive=self._archive,
+            context=self._context,
+            novelty=self._novelty,
+            current=lambda: self.state.latest,
+        )
+        decision: Answered | Voted | Presented | Failed = Failed(why=f"did not decide within {self._look_timeout_s} s")
+        with chair.begin_look(self._look_timeout_s):
+            view = self._view(chair)
+            self._log.emit(LookStarted(agent=label, answers=self.state.latest))
+            decision = await session.look(view, hand_in=hand_in)
+        if chair.end_look():
+            return
+        if not isinstance(decision, Failed):
+            chair.debate = ("", ())
+        match decision:
+            case Answered():
+                self._answer(chair, hand_in)
+            case Voted():
+                self._vote(label, decision)
+            case Failed():
+                if not decision.fatal and (await box.run(["true"], timeout_s=ALIVE_S)).reason == "lost":
+                    raise SandboxLost(f"its container is gone ({decision.why})", op="look")
+                self._tell(LookFailed(agent=label, why=decision.why, fatal=decision.fatal))
+            case Presented():
+                self._tell(LookFailed(agent=label, why="presented where an answer or a vote was asked for"))
+
+    def _view(self, chair: Chair) -> View:
+        """The set of now, not that of the action: an answer may have come between the two."""
+        label = chair.seat.label
+        shown = self._archive.shown(self.state.latest, label)
+        remark, votes = chair.debate
+        return View(
             phase="coordination",
             task=self._task,
             answers=shown,
@@ -227,41 +297,25 @@ class Coordination:
             latest=self._newest,
             may_answer=may_answer(self.state, label),
             paths=self._rooms.places(chair.seat.own),
+            base=self._archive.verdict("base"),
+            remark=remark,
+            votes=votes,
         )
-        self._log.emit(LookStarted(agent=label, answers=latest))
-        decision: Answered | Voted | Presented | Failed = Failed(why=f"did not decide within {self._look_timeout_s} s")
-        with anyio.move_on_after(self._look_timeout_s):
-            decision = await session.look(view)
-        match decision:
-            case Answered():
-                await self._answer(chair, box, decision.text)
-            case Voted():
-                self._vote(label, decision)
-            case Failed():
-                self._tell(LookFailed(agent=label, why=decision.why, fatal=decision.fatal))
-            case Presented():
-                self._tell(LookFailed(agent=label, why="presented where an answer or a vote was asked for"))
 
-    async def _answer(self, chair: _Chair, box: Sandbox, text: str) -> None:
-        label = chair.seat.label
-        try:
-            snapshot = await take_snapshot(box, self._archive.store, self._context)
-        except (SnapshotError, GuestError) as error:
-            # Too much, or unreadable: the agent's to clean up, so it may try again.
-            self._tell(LookFailed(agent=label, why=str(error)))
-            return
-        if snapshot.left_out:
-            names = ", ".join(snapshot.left_out[:10])
-            self._log.emit(Notice(agent=label, text=f"left out of the answer, as withheld names never leave: {names}"))
-        # Only this agent's own answers move its version, so the id still holds after the wait.
-        answer = await anyio.to_thread.run_sync(self._archive.prepare, next_answer(self.state, label), text, snapshot)
-        if not may_answer(self.state, label):
+    def _answer(self, chair: Chair, hand_in: HandingIn) -> None:
+        label, answer = chair.seat.label, hand_in.prepared
+        if answer is None:
+            self._tell(LookFailed(agent=label, why="answered without handing anything in"))
+        elif not may_answer(self.state, label):
             self._log.emit(
                 Notice(agent=label, text="its answer came after the cap on answers was reached; it looks again to vote")
             )
             chair.wake.set()
-            return
-        self._tell(_given(label, answer), then=lambda: self._archive.publish(answer))
+        else:
+            if notice := hand_in.notice(label):
+                self._log.emit(notice)
+            # Only this agent's own answers move its version, so the id still holds after the wait.
+            self._tell(given(label, answer), then=lambda: self._archive.publish(answer))
 
     def _vote(self, label: str, vote: Voted) -> None:
         self._reasons[label] = vote.reason
@@ -272,6 +326,17 @@ class Coordination:
         newest = self._archive.newest
         return owner(newest) if newest else None
 
+    def _debate(self, debate: Debate) -> None:
+        self._log.emit(DebateStarted(round=debate.round, votes=dict(debate.votes), share=debate.share))
+        rules = self.state.rules
+        remark = prompts.debate(share=debate.share, wanted=rules.consensus, number=debate.round, rounds=rules.max_debates)
+        votes = tuple(self._shown_vote(voter, label) for voter, label in debate.votes)
+        for voter, _ in debate.votes:
+            self._chairs[voter].debate = (remark, votes)
+
+    def _shown_vote(self, voter: str, label: str) -> ShownVote:
+        return ShownVote(voter=voter, label=label, reason=self._reasons.get(voter, ""))
+
     # -- beside the agents
 
     async def _verify(self, answer: str, snapshot: Snapshot) -> None:
@@ -279,62 +344,20 @@ class Coordination:
             return
         verdict = await self._verifier.check(answer, snapshot, agent="" if answer == "base" else owner(answer))
         self._tell(verdict, then=lambda: self._archive.add_verdict(verdict))
+        if answer == "base" and not verdict.ok and self._end is None:
+            text = f"the verify command fails on your project as it is ({verdict.summary}); answers are measured against that"
+            self._log.emit(Notice(text=text, level="warning"))
         self._verdict.set()
         self._verdict = anyio.Event()
 
-    async def _watch_clock(self, deadline: float) -> None:
-        await anyio.sleep_until(deadline)
-        self._cut_short(TimeUp())
+    async def _hurry(self, chair: Chair) -> None:
+        await anyio.sleep(self._news_within_s)
+        if chair.session and chair.session.behind:
+            await chair.session.interrupt("the answers have changed meanwhile; you are told of it now")
 
-    async def _watch_user(self, stop: anyio.Event) -> None:
-        await stop.wait()
-        self._cut_short(UserStop())
-
-    def _cut_short(self, why: TimeUp | UserStop) -> None:
+    async def _watch(self, patience: Patience) -> None:
+        why: dict[str, Cut] = {"time": TimeUp(), "stop": UserStop(), "budget": BudgetOut()}
+        cut = why[await patience.ran_out()]
         if self._end is None:
-            self._cut = why
-            self._tell(why)
-
-
-async def take_snapshot(box: Sandbox, store: Store, context: ContextRules) -> Snapshot:
-    """What an agent changed, less what the context rules leave out; `left_out` names what it may miss."""
-    left_out: list[str] = []
-
-    def keep(changes: Sequence[Change]) -> Collection[int]:
-        judged = context.judge(changes)
-        left_out.extend(judged.left_out)
-        return judged.keep
-
-    snapshot = await box.snapshot(store, keep=keep)
-    return Snapshot(entries=snapshot.entries, left_out=(*snapshot.left_out, *left_out))
-
-
-class _Chair:
-    """What changes about one agent while it takes part."""
-
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
-        self.session: Session | None = None
-        self.wake = anyio.Event()
-        self.leaving = ""
-        """Why it is to be excluded; empty: it is not."""
-
-    def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
-        if self.session:
-            self.session.notify(answers)
-
-    @property
-    def transcript(self) -> tuple[Message, ...]:
-        return self.session.transcript if self.session else ()
-
-
-def _given(label: str, answer: Answer) -> AnswerGiven:
-    return AnswerGiven(
-        agent=label,
-        answer=answer.id,
-        text=answer.text,
-        snapshot=answer.snapshot.id,
-        files=len(answer.patch.changes),
-        added=answer.patch.added,
-        removed=answer.patch.removed,
-    )
+            self._cut = cut
+            self._tell(cut)

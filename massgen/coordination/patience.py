@@ -30,34 +30,53 @@ def ungrouped() -> Iterator[None]:
         raise first from (first.__cause__ if len(group.exceptions) == 1 else group)
 
 
-class Patience:
-    """`deadline` is of anyio's clock; `stop` is set from outside (Ctrl-C)."""
+Over = Literal["time", "stop", "budget"]
 
-    def __init__(self, *, deadline: float, stop: anyio.Event) -> None:
+
+class Patience:
+    """`deadline` is of anyio's clock; `stop` is set from outside (Ctrl-C), `spent` by whoever counts what the run costs."""
+
+    def __init__(self, *, deadline: float, stop: anyio.Event, spent: anyio.Event | None = None) -> None:
         self.deadline = deadline
         self.stop = stop
+        self.spent = spent or anyio.Event()
 
     @property
-    def over(self) -> Literal["", "time", "stop"]:
+    def over(self) -> Over | Literal[""]:
         """Why there is none left; empty: there is."""
         if self.stop.is_set():
             return "stop"
+        if self.spent.is_set():
+            return "budget"
         return "time" if anyio.current_time() >= self.deadline else ""
+
+    async def ran_out(self) -> Over:
+        """Wait until there is none left; says why."""
+        with anyio.move_on_at(self.deadline):
+            async with anyio.create_task_group() as tasks:
+                for event in (self.stop, self.spent):
+                    tasks.start_soon(_then, event, tasks.cancel_scope.cancel)
+        return self.over or "time"
 
     async def bounded(self, work: Callable[[], Awaitable[T]]) -> T | None:
         """The result, or None when patience ran out first; the work is cancelled then, and waited for."""
         found: list[T] = []
 
         async def watch(scope: anyio.CancelScope) -> None:
-            await self.stop.wait()
+            await self.ran_out()
             scope.cancel()
 
-        with ungrouped(), anyio.move_on_at(self.deadline):
+        with ungrouped():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch, tasks.cancel_scope)
                 found.append(await work())
                 tasks.cancel_scope.cancel()
         return found[0] if found else None
+
+
+async def _then(event: anyio.Event, act: Callable[[], object]) -> None:
+    await event.wait()
+    act()
 
 
 @dataclass(kw_only=True)

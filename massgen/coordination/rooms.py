@@ -3,18 +3,20 @@
 Every container of a run is opened here, so this page is the whole answer to "who can see or write what":
 
     role     project paths      /peers   agent body   lease
-    agent    drafts and ro      yes      yes          never
+    agent    drafts and ro *    yes      yes          never
     verify   drafts and ro      no       no           never
     merge    none               no       no           never
     final    drafts and ro      yes      yes          only in write mode `direct`
     lease    the write roots    no       no           always
+
+    * all ro where coordination is read-only: then only the final turn has drafts
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +43,8 @@ class Rooms:
     tools: Mapping[str, Path] = field(default_factory=dict)
     """Program files of agents (the body), by their path inside."""
     cwd: str = "/workspace"
+    read_only: bool = False
+    """Agents get no drafts before the final turn."""
 
     @asynccontextmanager
     async def open(
@@ -81,11 +85,15 @@ class Rooms:
             if container:
                 self.emit(SandboxEnded(agent=agent, role=role, container=container))
 
-    def places(self, own: tuple[Mount, ...] = (), *, direct: bool = False) -> tuple[Place, ...]:
-        """The context paths as a prompt names them."""
-        draft: Literal["write", "draft"] = "write" if direct else "draft"
+    def places(self, own: tuple[Mount, ...] = (), final: Literal["", "draft", "write"] = "") -> tuple[Place, ...]:
+        """The context paths as a prompt names them; `final`: what a write path is in the final turn (empty: before it)."""
+        draft: Literal["later", "draft", "write"] = final or ("later" if self.read_only else "draft")
         return tuple(Place(path=m.inside, mode=draft if m.mode == "draft" else "read") for m in (*self.mounts, *own))
 
     def _mounts(self, role: Role, own: tuple[Mount, ...]) -> tuple[Mount, ...]:
         # Under a direct lease the drafts stay in the list: the plan replaces them, and takes what they withhold.
-        return () if role in ("lease", "merge") else (*self.mounts, *own)
+        if role in ("lease", "merge"):
+            return ()
+        if role == "agent" and self.read_only:
+            return tuple(replace(m, mode="ro") for m in (*self.mounts, *own))
+        return (*self.mounts, *own)

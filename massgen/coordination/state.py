@@ -3,7 +3,9 @@
 All agents get the task at once: the first looks start when every container is up or given up. An agent looks at
 the current answers and ends the look with an answer or a vote. An answer clears all votes and
 everybody looks again; the run is decided when every live agent has voted on the latest set (one that is alone
-need not vote) and, where a verify command is configured, every latest answer has its verdict.
+need not vote) and, where a verify command is configured, every latest answer has its verdict. Where a consensus is
+asked for and the leading answer has fewer votes, they debate: votes are cleared, all look again with the reasons
+before them, so many times in a run and no more; then most votes win as they are.
 
 An excluded agent's last answer stays eligible; its own vote does not count, as it can no longer change its mind
 about what comes after. A vote counts only when `seen` is exactly the latest set of answers: one cast on less is
@@ -16,15 +18,28 @@ state that keeps the texts (a thousand answers would be copied; ids are enough t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
+from massgen.coordination.actions import (
+    Action,
+    Debate,
+    Exclude,
+    Finish,
+    Interrupt,
+    Notify,
+    Select,
+    StartLook,
+    StartVerify,
+)
 from massgen.coordination.tally import Candidate, choose
 from massgen.events.types import (
     AgentExcluded,
     AgentReady,
     AnswerGiven,
+    BudgetOut,
     Fact,
     LookFailed,
     TimeUp,
@@ -33,8 +48,32 @@ from massgen.events.types import (
     VoteCast,
 )
 
+__all__ = [
+    "FAILURES_ALLOWED",
+    "Action",
+    "Debate",
+    "Exclude",
+    "Finish",
+    "Interrupt",
+    "Member",
+    "Notify",
+    "Rules",
+    "Select",
+    "StartLook",
+    "StartVerify",
+    "State",
+    "advance",
+    "may_answer",
+    "next_answer",
+    "owner",
+    "replay",
+    "start",
+]
+
 FAILURES_ALLOWED = 2
 """So many failed looks in a row exclude an agent."""
+
+_CUT = {TimeUp: "time is up", BudgetOut: "the budget is used up", UserStop: "stopped by the user"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +83,14 @@ class Rules:
     verify: bool = False
     max_new_answers_per_agent: int | None = None
     max_new_answers_global: int | None = None
+    consensus: float = 0.0
+    """The share of the live agents that must agree, 0 to 1; 0: most votes win."""
+    max_debates: int = 1
+    """How often in a run they look again because too few agreed."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.consensus <= 1 or self.max_debates < 0:
+            raise ValueError("a consensus is a share from 0 to 1, and debates are counted from 0")
         if any(cap is not None and cap < 1 for cap in (self.max_new_answers_per_agent, self.max_new_answers_global)):
             raise ValueError("a cap on new answers below 1 would leave nothing to vote on")
 
@@ -84,63 +129,11 @@ class State:
     """The newest answer of each agent that has one, in registration order."""
     verdicts: tuple[tuple[str, bool], ...] = ()
     """Answer id and whether it passed, in order of arrival; superseded answers are dropped."""
+    debates: int = 0
+    """Rounds of debate so far."""
     ended: bool = False
 
 
-# -- actions ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartLook:
-    """Show the agent these answers."""
-
-    agent: str
-    answers: tuple[str, ...]
-    may_answer: bool = True
-    """False: its answers, or those of all, are used up; it can only vote."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Notify:
-    """The agent is in mid-look: let it know with its next tool results."""
-
-    agent: str
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartVerify:
-    """Run the verify command on this answer."""
-
-    answer: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exclude:
-    """Stop the agent, then say AgentExcluded."""
-
-    agent: str
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Select:
-    """It is decided."""
-
-    agent: str
-    answer: str
-    votes: tuple[tuple[str, int], ...]
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finish:
-    """It ends without an answer."""
-
-    why: str
-
-
-Action = StartLook | Notify | StartVerify | Exclude | Select | Finish
 Step = tuple[State, tuple[Action, ...]]
 
 
@@ -179,10 +172,8 @@ def advance(state: State, fact: Fact) -> Step:
             return _of_member(state, fact.agent, _excluded)
         case Verified():
             return _verified(state, fact)
-        case TimeUp():
-            return _cut_short(state, "time is up")
-        case UserStop():
-            return _cut_short(state, "stopped by the user")
+        case TimeUp() | BudgetOut() | UserStop():
+            return _end(state, f"{_CUT[type(fact)]}: ")
         case _:
             assert_never(fact)
 
@@ -230,7 +221,7 @@ def _answered(state: State, member: Member, fact: AnswerGiven) -> Step:
         return state, ()
     if not may_answer(state, member.label):
         return state, (_look(state, member.label),)
-    told = [m for m in state.members if m.status in ("looking", "voted") and m is not member]
+    before, told = state, [m for m in state.members if m.status in ("looking", "voted") and m is not member]
     members = tuple(
         replace(m, status="looking", answers=m.answers + 1, failures=0, vote="")
         if m is member
@@ -239,14 +230,22 @@ def _answered(state: State, member: Member, fact: AnswerGiven) -> Step:
     )
     latest = tuple(f"{m.label}.{m.answers}" for m in members if m.answers)
     state = replace(state, members=members, latest=latest, verdicts=tuple(v for v in state.verdicts if v[0] in latest))
-    actions: list[Action] = [
-        Notify(agent=m.label, answers=latest) if m.status == "looking" else _look(state, m.label) for m in told
-    ]
+    actions = [action for m in told for action in _told(before, state, m)]
     if state.rules.verify:
         actions.append(StartVerify(answer=fact.answer))
     state, end = _settle(state)
     # The end comes instead of the looks: an agent alone is selected without being asked to vote for itself.
     return (state, end) if end else (state, (*_own_look(state, member.label), *actions))
+
+
+def _told(before: State, state: State, member: Member) -> tuple[Action, ...]:
+    """How one of the others hears of a new answer."""
+    if member.status == "voted":
+        return (_look(state, member.label),)
+    if may_answer(before, member.label) and not may_answer(state, member.label):
+        # The last answer was given by somebody else: what it is working on could not be handed in.
+        return Interrupt(agent=member.label, why="all new answers are used up"), _look(state, member.label)
+    return (Notify(agent=member.label, answers=state.latest),)
 
 
 def _own_look(state: State, label: str) -> tuple[Action, ...]:
@@ -284,11 +283,9 @@ def _excluded(state: State, member: Member) -> Step:
 def _verified(state: State, fact: Verified) -> Step:
     if fact.answer not in state.latest or any(answer == fact.answer for answer, _ in state.verdicts):
         return state, ()
-    return _settle(replace(state, verdicts=(*state.verdicts, (fact.answer, fact.ok))))
-
-
-def _cut_short(state: State, why: str) -> Step:
-    return _end(state, f"{why}: ")
+    state, end = _settle(replace(state, verdicts=(*state.verdicts, (fact.answer, fact.ok))))
+    news = tuple(Notify(agent=m.label, answers=state.latest, urgent=False) for m in state.members if m.status == "looking")
+    return state, end or news
 
 
 # -- the end ----------------------------------------------------------------------------------------------------
@@ -302,7 +299,29 @@ def _settle(state: State) -> Step:
         return state, ()
     if state.rules.verify and len(state.verdicts) < len(state.latest):
         return state, ()
-    return _end(state, "")
+    return _debate(state) if _share(state) < state.rules.consensus and _may_debate(state) else _end(state, "")
+
+
+def _debate(state: State) -> Step:
+    """Votes cleared, everybody looks again."""
+    cast = tuple((m.label, m.vote) for m in state.members if m.live)
+    opening = Debate(round=state.debates + 1, votes=cast, share=_share(state))
+    members = tuple(replace(m, status="looking", vote="") if m.live else m for m in state.members)
+    state = replace(state, members=members, debates=state.debates + 1)
+    return state, (opening, *(_look(state, m.label) for m in members if m.live))
+
+
+def _may_debate(state: State) -> bool:
+    """There are votes to disagree: nobody may be left, and one that is alone and has answered is not asked for any."""
+    live = [m for m in state.members if m.live]
+    return bool(live) and state.debates < state.rules.max_debates and all(m.status == "voted" for m in live)
+
+
+def _share(state: State) -> float:
+    """The leading answer's votes among the live agents, to two places, as people write it (2 of 3 is 0.67); 0 without any."""
+    live = [m for m in state.members if m.live]
+    votes = Counter(m.vote for m in live if m.vote)
+    return round(max(votes.values(), default=0) / len(live), 2) if live else 0.0
 
 
 def _alone(state: State) -> bool:
@@ -316,7 +335,8 @@ def _end(state: State, cut: str) -> Step:
     passed = {answer for answer, ok in state.verdicts if ok}
     candidates = [Candidate(agent=owner(answer), answer=answer, passed=answer in passed) for answer in state.latest]
     choice = choose(candidates, [m.vote for m in state.members if m.live and m.vote])
-    select = Select(agent=choice.agent, answer=choice.answer, votes=tuple(choice.votes.items()), why=cut + choice.why)
+    short = "" if cut or not choice.votes or _share(state) >= state.rules.consensus else ", short of the consensus asked for"
+    select = Select(agent=choice.agent, answer=choice.answer, votes=tuple(choice.votes.items()), why=f"{cut}{choice.why}{short}")
     return ended, (select,)
 
 

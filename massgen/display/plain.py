@@ -19,7 +19,9 @@ from massgen.events.types import (
     AgentExcluded,
     AnswerGiven,
     Applied,
+    BudgetOut,
     Conflicted,
+    DebateStarted,
     Event,
     LeaseGranted,
     LookFailed,
@@ -121,6 +123,8 @@ class Progress:
             case VoteCast():
                 reason = line(event.reason, 72)
                 return event.agent, f"votes for {self._story.name(event.for_agent)}" + (f"   “{reason}”" if reason else ""), ""
+            case DebateStarted():
+                return "debate", f"round {event.round}: {event.share:.0%} agree, all look again", ""
             case Verified():
                 return "verify", f"{_verified_what(event.answer)}   {_verdict(event)}", "green" if event.ok else "red"
             case Selected():
@@ -143,6 +147,8 @@ class Progress:
                 return "conflict", f"nothing written: {count(len(event.paths), 'file')} changed meanwhile", "bold red"
             case TimeUp():
                 return "time", "is up; the best answer so far counts", "yellow"
+            case BudgetOut():
+                return "budget", "is used up; the best answer so far counts", "yellow"
             case UserStop():
                 return "stop", "the best answer so far counts", "yellow"
             case Notice():

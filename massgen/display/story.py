@@ -11,6 +11,7 @@ from massgen.events.types import (
     AnswerGiven,
     Applied,
     Conflicted,
+    DebateStarted,
     Event,
     ModelCalled,
     Notice,
@@ -33,7 +34,7 @@ class Story:
     start: datetime | None = None
     answers: list[AnswerGiven] = field(default_factory=list)
     votes: list[VoteCast] = field(default_factory=list)
-    """Those since the last answer: an answer clears them."""
+    """Those since the last answer or debate, which clear them."""
     verified: dict[str, Verified] = field(default_factory=dict)
     """By answer id, `base` and `final` among them."""
     selected: Selected | None = None
@@ -57,6 +58,8 @@ class Story:
             self._names = {str(a.get("label", "")): str(a.get("id", "")) for a in event.agents}
         elif isinstance(event, AnswerGiven):
             self.answers.append(event)
+            self.votes.clear()
+        elif isinstance(event, DebateStarted):
             self.votes.clear()
         elif isinstance(event, VoteCast):
             self.votes = [v for v in self.votes if v.agent != event.agent]

@@ -206,8 +206,24 @@ class TimeUp(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetOut(Event):
+    """What the run may cost was spent during coordination."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UserStop(Event):
     """Ctrl-C: stop with the best answer so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebateStarted(Event):
+    """All voted and agreed too little: votes are cleared, everybody looks again. Follows from the facts before it."""
+
+    round: int
+    votes: dict[str, str]
+    """{voter: agent it had voted for}."""
+    share: float
+    """Of the live agents, how many had voted for the leading answer."""
 
 
 # -- after the vote ---------------------------------------------------------------------------------------------
@@ -281,4 +297,4 @@ class RunFinished(Event):
     seconds: float = 0.0
 
 
-Fact = AgentReady | AnswerGiven | VoteCast | LookFailed | AgentExcluded | Verified | TimeUp | UserStop
+Fact = AgentReady | AnswerGiven | VoteCast | LookFailed | AgentExcluded | Verified | TimeUp | BudgetOut | UserStop

@@ -103,7 +103,7 @@ async def test_the_best_answer_reaches_the_project_and_nothing_else_does(make: C
 
     final = told[0]
     assert [a.id for a in final.answers] == ["agent1.1", "agent2.1"], "own last"
-    assert sorted(final.votes) == [(f"agent{n}", "agent2 is right") for n in (1, 2, 3)]
+    assert [(v.voter, v.label, v.reason) for v in final.votes] == [(f"agent{n}", "agent2", "agent2 is right") for n in (1, 2, 3)]
     assert final.own == "agent2.1"
 
 

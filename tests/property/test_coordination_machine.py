@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import ClassVar
 
-from hypothesis import given
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from massgen.coordination.state import (
     Action,
+    Debate,
     Exclude,
     Finish,
+    Interrupt,
+    Notify,
     Rules,
     Select,
     StartLook,
@@ -30,6 +35,7 @@ from massgen.events.types import (
     AgentExcluded,
     AgentReady,
     AnswerGiven,
+    BudgetOut,
     Fact,
     LookFailed,
     TimeUp,
@@ -42,20 +48,24 @@ AGENTS = st.sampled_from([f"agent{n}" for n in range(1, 6)])
 IDS = st.builds("{}.{}".format, AGENTS, st.integers(1, 3))
 
 
+RULES = st.builds(
+    Rules,
+    verify=st.booleans(),
+    max_new_answers_per_agent=st.none() | st.integers(1, 3),
+    max_new_answers_global=st.none() | st.integers(1, 5),
+    consensus=st.sampled_from([0.0, 0.5, 0.67, 1.0]),
+    max_debates=st.integers(0, 2),
+)
+
+
 class Coordination(RuleBasedStateMachine):
     """The orchestrator's side, played by hypothesis: it answers actions with facts, and lies now and then."""
 
     first: State
     state: State
 
-    @initialize(
-        agents=st.integers(1, 4),
-        verify=st.booleans(),
-        own=st.none() | st.integers(1, 3),
-        total=st.none() | st.integers(1, 5),
-    )
-    def begin(self, agents: int, verify: bool, own: int | None, total: int | None) -> None:
-        rules = Rules(verify=verify, max_new_answers_per_agent=own, max_new_answers_global=total)
+    @initialize(agents=st.integers(1, 4), rules=RULES)
+    def begin(self, agents: int, rules: Rules) -> None:
         self.first = self.state = start([f"agent{n + 1}" for n in range(agents)], rules)
         self.told: list[Fact] = []
         self.votes: dict[str, str] = {}
@@ -82,6 +92,17 @@ class Coordination(RuleBasedStateMachine):
                     self.to_verify.append(action.answer)
                 case Exclude():
                     self.to_exclude.append(action.agent)
+                case Interrupt():
+                    assert action.agent in self.looking, "only what is under way can be dropped"
+                    assert not may_answer(self.state, action.agent)
+                case Notify():
+                    assert action.agent in self.looking
+                    assert action.answers == self.state.latest
+                case Debate():
+                    assert dict(action.votes) == self.votes
+                    assert action.round == self.state.debates <= self.state.rules.max_debates
+                    assert action.share < self.state.rules.consensus
+                    self.votes.clear()
                 case Select() | Finish():
                     self.end = action
         return actions
@@ -172,8 +193,8 @@ class Coordination(RuleBasedStateMachine):
         self.tell(VoteCast(agent=agent, for_agent=owner(answer), reason="", seen=tuple(seen)))
         assert self.state == before
 
-    @rule(stop=st.sampled_from([TimeUp(), UserStop()]))
-    def cut_short(self, stop: TimeUp | UserStop) -> None:
+    @rule(stop=st.sampled_from([TimeUp(), BudgetOut(), UserStop()]))
+    def cut_short(self, stop: TimeUp | BudgetOut | UserStop) -> None:
         self.tell(stop)
         assert self.state.ended
 
@@ -201,16 +222,55 @@ class Coordination(RuleBasedStateMachine):
         assert dict(self.end.votes) == dict(count)
 
     def teardown(self) -> None:
-        """However it went: replay gives the same state, and the run can be ended."""
+        """However it went: replay gives the same state, and the run can be ended: by honest agents alone, and by the clock."""
         if not hasattr(self, "state"):
             return
         assert replay(self.first, self.told) == self.state
+        self._ends_without_a_clock()
         self.tell(TimeUp())
         assert self.state.ended
         assert isinstance(self.end, Select) == bool(self.state.latest)
 
+    def _ends_without_a_clock(self) -> None:
+        """From here on everybody does its job: then no deadline is needed. The state is a value, so nothing is spoilt."""
+        state = self.state
+        todo: list[Fact] = [AgentReady(agent=m.label) for m in state.members if m.status == "starting"]
+        todo += [AgentExcluded(agent=agent, why="") for agent in self.to_exclude]
+        todo += [Verified(answer=answer, ok=True, summary="") for answer in self.to_verify]
+        looking = dict.fromkeys(self.looking, state.latest)
+        for _ in range(100):
+            if state.ended:
+                return
+            if not todo:
+                agent = min(looking)
+                del looking[agent]
+                todo.append(
+                    VoteCast(agent=agent, for_agent=owner(state.latest[0]), reason="", seen=state.latest)
+                    if state.latest
+                    else AnswerGiven(agent=agent, answer=next_answer(state, agent), text="", snapshot="")
+                )
+            state, actions = advance(state, todo.pop(0))
+            for action in actions:
+                match action:
+                    case StartLook():
+                        looking[action.agent] = action.answers
+                    case StartVerify():
+                        todo.append(Verified(answer=action.answer, ok=True, summary=""))
+                    case Exclude():
+                        todo.append(AgentExcluded(agent=action.agent, why=""))
+                    case _:
+                        pass
+        raise AssertionError(f"no end: {state}")
+
 
 TestCoordination = Coordination.TestCase
+
+
+class TestCoordinationLong(Coordination.TestCase):
+    """The same laws over ten thousand sequences."""
+
+    settings = settings(max_examples=10_000, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    pytestmark: ClassVar = [pytest.mark.slow]
 
 
 @given(

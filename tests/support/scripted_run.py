@@ -9,14 +9,15 @@ from pathlib import Path
 
 import anyio
 
-from massgen.agent.view import Answered, Decision, Presented, ShownAnswer, View, Voted
-from massgen.config.model import ContextPath
+from massgen.agent.view import Answered, Decision, Failed, HandIn, Presented, ShownAnswer, View, Voted
+from massgen.config.model import ContextPath, Novelty
 from massgen.context.rules import rules_for
 from massgen.coordination import record as records
 from massgen.coordination.archive import Archive
 from massgen.coordination.base import Base
+from massgen.coordination.chair import Seat
 from massgen.coordination.conclude import Conclusion, WriteMode, conclude
-from massgen.coordination.orchestrator import Coordination, Decided, Seat
+from massgen.coordination.orchestrator import Coordination, Decided
 from massgen.coordination.patience import Patience
 from massgen.coordination.peers import Peers
 from massgen.coordination.record import Record
@@ -72,19 +73,23 @@ class Script:
         self.looks = 0
         self.seen: tuple[str, ...] = ()
         self.told = anyio.Event()
+        self.behind = False
+        self.interrupted = anyio.Event()
 
-    async def look(self, view: View) -> Decision:
+    async def look(self, view: View, *, hand_in: HandIn | None = None) -> Decision:
         self.looks += 1
         self.seen = tuple(a.id for a in view.answers)
         self.transcript = (*self.transcript, Message(role="user", text=f"{view.phase} {self.looks}"))
-        return await self.play(Turn(self, view))
+        decision = await self.play(Turn(self, view))
+        wrong = await hand_in(decision.text) if isinstance(decision, Answered) and hand_in else ""
+        return Failed(why=wrong) if wrong else decision
 
     def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
         self.seen = tuple(a.id for a in answers)
         self.told.set()
 
     async def interrupt(self, why: str) -> None:
-        raise AssertionError(why)
+        self.interrupted.set()
 
 
 @dataclass
@@ -100,6 +105,10 @@ class Run:
     protected: tuple[Path, ...] = ()
     rules: Rules = field(default_factory=Rules)
     needs_verdicts: bool = False
+    novelty: Novelty = "lenient"
+    news_within_s: float = SLOW_S
+    read_only: bool = False
+    on_event: Callable[[Event], object] = lambda _: None
     decided: Decided | None = None
     live: State | None = None
 
@@ -114,11 +123,14 @@ class Run:
     def of(self, *kinds: type[Event]) -> list[Event]:
         return [event for event in self.events if isinstance(event, kinds)]
 
-    async def go(self, *, stop: anyio.Event | None = None, deadline_s: float = SLOW_S) -> Conclusion:
+    async def go(
+        self, *, stop: anyio.Event | None = None, spent: anyio.Event | None = None, deadline_s: float = SLOW_S
+    ) -> Conclusion:
         with anyio.fail_after(SLOW_S):
-            return await self._go(stop or anyio.Event(), deadline_s)
+            deadline = anyio.current_time() + deadline_s
+            return await self._go(Patience(deadline=deadline, stop=stop or anyio.Event(), spent=spent))
 
-    async def _go(self, stop: anyio.Event, deadline_s: float) -> Conclusion:
+    async def _go(self, patience: Patience) -> Conclusion:
         self.run_dir = records.new_run(self.state_dir)
         store = Store(self.state_dir / "store")
         labels = tuple(self.plays)
@@ -136,14 +148,13 @@ class Run:
                 agents=tuple({"id": f"id-{label}", "label": label} for label in labels),
             ),
         )
-        patience = Patience(deadline=anyio.current_time() + deadline_s, stop=stop)
         base = Base.take([self.project], store)
         peers = Peers(self.run_dir / "peers", store)
         archive = Archive(store=store, base=base, peers=peers)
         context = rules_for([ContextPath(path=self.project, permission="write")])
         self.peers = peers.folder
         target = Target(roots=(self.project,), protected=self.protected)
-        with EventLog(self.run_dir, self.run_dir.name) as log:
+        with EventLog(self.run_dir, self.run_dir.name, readers=[lambda envelope: self.on_event(envelope.event)]) as log:
             rooms = Rooms(
                 run_id=self.run_dir.name,
                 engine=self.engine,
@@ -152,6 +163,7 @@ class Run:
                 mounts=(Mount(source=self.project, mode="draft", withhold=context.withhold(self.project)),),
                 peers=peers.folder,
                 cwd=str(self.project),
+                read_only=self.read_only,
             )
             verifier = None
             if self.verify:
@@ -175,6 +187,9 @@ class Run:
                 rules=replace(self.rules, verify=bool(self.verify)),
                 verifier=verifier,
                 context=context,
+                novelty=self.novelty,
+                retry_s=0.0,
+                news_within_s=self.news_within_s,
             )
             self.decided = await coordination.run(patience)
             self.live = coordination.state

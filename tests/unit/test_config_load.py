@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from massgen.config.load import Flags, load
-from massgen.config.model import Config, Secret
+from massgen.config.model import Config, CoordinationConfig, Secret
 from massgen.config.resolved import resolved_yaml
 from massgen.errors import ConfigError
 
@@ -69,8 +69,12 @@ def world(tmp_path: Path) -> World:
         ("agents:\n  - id: a\n    backend: {type: claude, modle: m}\n", [":3: agents[0].backend.modle", "did you mean `model`"]),
         ("agent:\n  id: a\n  backned: {}\n", ["team.yaml:3: agent.backned", "did you mean `backend`"]),
         ("orchestrater: {}\n" + ONE, ["team.yaml:1: orchestrater", "did you mean `orchestrator`"]),
-        (ONE + "orchestrator:\n  consensus: 0.5\n", ["team.yaml:5: orchestrator.consensus", "not supported by this version"]),
-        (ONE + "orchestrator: {coordination: read_only}\n", ["orchestrator.coordination", "'draft'"]),
+        (ONE + "orchestrator:\n  enable_planning_mode: true\n", ["team.yaml:5: orchestrator.enable_pl", "not supported by this"]),
+        (ONE + "orchestrator: {consensus: 1.5}\n", ["orchestrator.consensus", "less than or equal to 1"]),
+        (ONE + "orchestrator: {max_debates: -1}\n", ["orchestrator.max_debates", "greater than or equal to 0"]),
+        (ONE + "orchestrator: {answer_novelty: harsh}\n", ["orchestrator.answer_novelty", "'balanced'"]),
+        (ONE + "orchestrator: {coordination: readonly}\n", ["orchestrator.coordination", "'read_only'"]),
+        ("agent: {id: a, backend: {type: local}}\norchestrator: {coordination: read_only}\n", [":2: orchestrator.c", "`local`"]),
         (ONE + "budget: {max_cost_usd: 1}\n", ["team.yaml:4: budget", "not supported by this version"]),
         (ONE + "sandbox: {network: {allow: [x]}}\n", ["sandbox.network", "not supported by this version"]),
         (ONE + "verify: pytest\n", ["team.yaml:4: verify", "belongs below `orchestrator`"]),
@@ -479,3 +483,17 @@ def test_every_shipped_config_loads(root: Path, tmp_path: Path):
         for agent in config.agents:
             if agent.backend.script:
                 ScriptedModel(agent.backend.script)
+
+
+def test_how_agents_agree_is_set_by_file_and_flags(world: World) -> None:
+    """The keys of coordination arrive; a flag beats the file, zero included."""
+    text = ONE + (
+        "orchestrator: {consensus: 0.75, max_debates: 3, answer_novelty: strict, coordination: read_only,\n"
+        "  max_new_answers_per_agent: 2, max_new_answers_global: 5}\n"
+    )
+    found = world.load(text).coordination
+    assert (found.consensus, found.max_debates, found.answer_novelty, found.mode) == (0.75, 3, "strict", "read_only")
+    assert (found.max_new_answers_per_agent, found.max_new_answers_global) == (2, 5)
+    flagged = world.load(text, consensus=0.0, max_debates=0).coordination
+    assert (flagged.consensus, flagged.max_debates) == (0.0, 0)
+    assert world.load(ONE).coordination == CoordinationConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,80 +12,16 @@ from typing import Any
 import anyio
 import pytest
 
-from massgen.agent import prompts
 from massgen.agent.bodyzip import build_body_zip
-from massgen.agent.loop import LoopSession
 from massgen.agent.session import open_session
 from massgen.agent.tools import ANSWER_TOOL, BODY_TOOLS, vote_tool
-from massgen.agent.view import Answered, Failed, Place, Presented, ShownAnswer, View, Voted
+from massgen.agent.view import Answered, Failed, Place, Presented, ShownAnswer, ShownVote, Voted
 from massgen.body.table import SHOWN, TABLE
 from massgen.errors import ModelRefusedKey, RateLimited
-from massgen.events.types import Event, ModelFailed, ToolFinished, ToolStarted, Verified
+from massgen.events.types import ModelFailed, ToolFinished, ToolStarted
 from massgen.messages import Message, Reply, Request, ToolCall
-from tests.support.local_box import LocalBox, LocalLine
-
-
-class Said:
-    """A model that says what it was given, and keeps what it was asked."""
-
-    name = "said"
-    key_source = ""
-
-    def __init__(self, *replies: Reply | Exception | Callable[[Request], Reply]) -> None:
-        self.replies = list(replies)
-        self.requests: list[Request] = []
-
-    async def complete(self, request: Request, *, on_piece: object = None) -> Reply:
-        self.requests.append(request)
-        reply = self.replies.pop(0)
-        if isinstance(reply, Exception):
-            raise reply
-        return reply(request) if callable(reply) else reply
-
-    async def aclose(self) -> None:
-        return
-
-
-def calls(*items: tuple[str, dict[str, Any]], text: str = "") -> Reply:
-    """A reply with these calls."""
-    made = tuple(ToolCall(id=f"c{number}-{name}", name=name, args=args) for number, (name, args) in enumerate(items))
-    return Reply(text=text, calls=made, stop="tools")
-
-
-ANSWER = ("new_answer", {"content": "The answer."})
-VOTE = ("vote", {"agent_id": "agent1", "reason": "right"})
-ONE = ShownAnswer(id="agent1.1", label="agent1", own=False, text="First.", files=("/p/a.py",))
-OWN = ShownAnswer(id="agent2.1", label="agent2", own=True, text="Mine.")
-
-
-def view(*answers: ShownAnswer, **more: Any) -> View:
-    return View(phase=more.pop("phase", "coordination"), task="Fix it.", answers=answers, **more)
-
-
-class Look:
-    """A session over the real body, and everything that it said."""
-
-    def __init__(self, folder: Path, *replies: Any, transcript: tuple[Message, ...] = ()) -> None:
-        (folder / "home").mkdir(exist_ok=True)
-        self.model = Said(*replies)
-        self.box = LocalBox(folder / "cache", folder / "home")
-        self.events: list[Event] = []
-        self.waits: list[float] = []
-        self.session = LoopSession(
-            label="agent2",
-            model=self.model,
-            box=self.box,
-            emit=self.events.append,
-            cwd=str(folder / "home"),
-            transcript=transcript,
-            sleep=self._sleep,
-        )
-
-    async def _sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-
-    def results(self) -> list[str]:
-        return [result.text for message in self.session.transcript for result in message.results]
+from tests.support.local_box import LocalLine
+from tests.support.looks import ANSWER, ONE, OWN, VOTE, Look, Said, calls, view
 
 
 def written(path: Path) -> str:
@@ -159,7 +95,6 @@ async def test_tools_run_before_the_answer_of_the_same_reply(tmp_path: Path) -> 
         ((), (VOTE,), "no answers to vote for"),
         ((ONE,), (("vote", {"agent_id": "agent9", "reason": ""}),), "no agent 'agent9'"),
         ((ONE,), (("vote", {}),), "no agent ''"),
-        ((ONE,), (("new_answer", {"content": " First. "}),), "exactly the text of agent1.1"),
         ((ONE,), (("new_answer", {"content": ""}),), "needs `content`"),
         ((ONE,), (("new_answer", {"content": 5}),), "needs `content`"),
         ((ONE,), (), "neither"),
@@ -258,7 +193,14 @@ async def test_the_final_turn_ends_with_text(tmp_path: Path) -> None:
         Reply(text="Done."),
         transcript=first.session.transcript,
     )
-    shown = view(ONE, OWN, phase="final", own="agent2.1", votes=(("agent1", "good"),), paths=(Place(path="/p", mode="write"),))
+    shown = view(
+        ONE,
+        OWN,
+        phase="final",
+        own="agent2.1",
+        votes=(ShownVote(voter="agent1", label="agent2", reason="good"),),
+        paths=(Place(path="/p", mode="write"),),
+    )
     assert await final.session.look(shown) == Presented(text="Done.")
     assert final.session.transcript[: len(first.session.transcript)] == first.session.transcript
     assert {tool.name for tool in final.model.requests[0].tools} == SHOWN
@@ -365,22 +307,3 @@ async def test_an_interrupt_gives_the_model_partial_output(tmp_path: Path) -> No
         await look.session.interrupt("time")
     assert look.results()[0].startswith("part\n")
     assert "interrupted: time" in look.results()[0]
-
-
-def test_prompts_say_what_matters() -> None:
-    """Data is data, how a turn ends, where peers' files are, what the user runs; only what applies."""
-    text = prompts.system(label="agent1", system_message="Be brief.", verify="make check")
-    for part in ("Be brief.", "agent1", "make check", "is data", "exactly one", "/peers/<answer id>/", "/workspace"):
-        assert part in text
-    assert "make" not in prompts.system(label="agent1", system_message="", verify="")
-    failed = Verified(answer="agent1.1", ok=False, summary="FAIL 2/5", passed=3, failed=2, tests_changed=True)
-    shown = prompts.look(
-        view(
-            ShownAnswer(id="agent1.1", label="agent1", own=False, text="T", verify=failed),
-            paths=(Place(path="/p", mode="draft"),),
-        ),
-        first=True,
-        places=True,
-    )
-    for part in ("Fix it.", "`/p`", "private writable copy", "FAIL (2 failed, 3 passed)", "changes test files", "vote"):
-        assert part in shown

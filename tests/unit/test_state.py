@@ -8,8 +8,10 @@ import pytest
 
 from massgen.coordination.state import (
     Action,
+    Debate,
     Exclude,
     Finish,
+    Interrupt,
     Notify,
     Rules,
     Select,
@@ -25,6 +27,7 @@ from massgen.events.types import (
     AgentExcluded,
     AgentReady,
     AnswerGiven,
+    BudgetOut,
     Fact,
     LookFailed,
     TimeUp,
@@ -247,6 +250,8 @@ def test_caps_on_answers_hold_even_when_two_answer_at_once() -> None:
     story = Story(2, Rules(max_new_answers_global=1))
     first = story.answer("agent1")
     assert first[0] == StartLook(agent="agent1", answers=("agent1.1",), may_answer=False)
+    stopped = Interrupt(agent="agent2", why="all new answers are used up")
+    assert first[1:] == (stopped, StartLook(agent="agent2", answers=("agent1.1",), may_answer=False))
     assert story.answer("agent2") == (StartLook(agent="agent2", answers=("agent1.1",), may_answer=False),)
     assert story.state.latest == ("agent1.1",)
     own = Story(2, Rules(max_new_answers_per_agent=1))
@@ -280,6 +285,93 @@ def test_facts_that_cannot_be_change_nothing() -> None:
     for fact in (TimeUp(), AgentReady(agent="agent1"), verdict("agent1.1", ok=True)):
         assert story.tell(fact) == ()
     assert story.state is ended
+
+
+def test_too_little_agreement_is_debated_and_then_most_votes_win() -> None:
+    """Under the share asked for: votes cleared, all look again, at most so often; then the tally as it is, and said."""
+    story = Story(3, Rules(consensus=0.67, max_debates=1))
+    for agent in ("agent1", "agent2", "agent3"):
+        story.answer(agent)
+    latest = story.state.latest
+    story.vote("agent1", "agent1")
+    story.vote("agent2", "agent2")
+    cast = tuple((agent, agent) for agent in ("agent1", "agent2", "agent3"))
+    assert story.vote("agent3", "agent3") == (
+        Debate(round=1, votes=cast, share=0.33),
+        *(StartLook(agent=agent, answers=latest) for agent in ("agent1", "agent2", "agent3")),
+    )
+    assert [m.vote for m in story.state.members] == ["", "", ""]
+    for agent in ("agent1", "agent2"):
+        story.vote(agent, agent)
+    (select,) = story.vote("agent3", "agent2")
+    assert select == Select(agent="agent2", answer="agent2.1", votes=(("agent1", 1), ("agent2", 2)), why="2 of 3 votes")
+
+
+def test_a_consensus_that_never_comes_ends_all_the_same() -> None:
+    """After the last debate most votes win, and the shortfall is said."""
+    story = Story(2, Rules(consensus=1.0, max_debates=2))
+    story.answer("agent1")
+    story.answer("agent2")
+    for _ in range(2):
+        story.vote("agent1", "agent1")
+        assert isinstance(story.vote("agent2", "agent2")[0], Debate)
+    story.vote("agent1", "agent1")
+    (select,) = story.vote("agent2", "agent2")
+    assert isinstance(select, Select)
+    assert select.why == "1 of 2 votes, tie decided by registration order, short of the consensus asked for"
+    with pytest.raises(ValueError, match="share"):
+        Rules(consensus=1.5)
+
+
+def test_a_new_answer_in_a_debate_clears_the_votes_but_not_the_count_of_debates() -> None:
+    """Otherwise agents that never agree could talk for ever."""
+    story = Story(2, Rules(consensus=1.0))
+    story.answer("agent1")
+    story.answer("agent2")
+    story.vote("agent1", "agent1")
+    story.vote("agent2", "agent2")
+    assert story.state.debates == 1
+    story.vote("agent1", "agent1")
+    story.answer("agent2")
+    story.vote("agent1", "agent1")
+    assert isinstance(story.vote("agent2", "agent2")[0], Select)
+
+
+def test_the_share_is_of_who_is_left() -> None:
+    """An excluded agent neither votes nor counts; one that is left alone is not asked to agree with itself."""
+    story = Story(3, Rules(consensus=1.0))
+    for agent in ("agent1", "agent2"):
+        story.answer(agent)
+        story.vote(agent, "agent1")
+    story.vote("agent1", "agent1")
+    (select,) = story.tell(AgentExcluded(agent="agent3", why="gone"))
+    assert isinstance(select, Select)
+    alone = Story(2, Rules(consensus=1.0))
+    alone.answer("agent1")
+    (select,) = alone.tell(AgentExcluded(agent="agent2", why="gone"))
+    assert isinstance(select, Select)
+
+
+def test_a_verdict_is_news_for_who_is_looking() -> None:
+    """Those in mid-look are told, without hurry; who has voted is not woken by it."""
+    story = Story(3, Rules(verify=True))
+    story.answer("agent1")
+    story.vote("agent2", "agent1")
+    latest = ("agent1.1",)
+    assert story.tell(verdict("agent1.1", ok=False)) == (
+        Notify(agent="agent1", answers=latest, urgent=False),
+        Notify(agent="agent3", answers=latest, urgent=False),
+    )
+
+
+def test_a_spent_budget_ends_like_time() -> None:
+    """The best answer so far, or none."""
+    assert Story(2).tell(BudgetOut()) == (Finish(why="the budget is used up: no answer"),)
+    story = Story(2)
+    story.answer("agent2")
+    (select,) = story.tell(BudgetOut())
+    assert isinstance(select, Select)
+    assert (select.agent, select.why) == ("agent2", "the budget is used up: the only answer")
 
 
 def test_replay_of_a_long_run_is_not_felt() -> None:

@@ -95,10 +95,13 @@ def verdict(*, ok: bool, failed: int | None = None) -> Verified:
 
 
 def test_worse_means_worse() -> None:
-    """Passing was lost, or more tests fail; equal and unknown are not worse."""
+    """Passing was lost, more tests fail, fewer pass, or it no longer runs; equal is not worse."""
     assert is_worse(verdict(ok=False), verdict(ok=True))
     assert is_worse(verdict(ok=False, failed=3), verdict(ok=False, failed=2))
     assert not is_worse(verdict(ok=False, failed=2), verdict(ok=False, failed=2))
-    assert not is_worse(verdict(ok=False), verdict(ok=False, failed=2))
+    assert is_worse(verdict(ok=False), verdict(ok=False, failed=2))
+    fewer = Verified(answer="", ok=False, summary="", passed=0, failed=1)
+    assert is_worse(fewer, Verified(answer="", ok=False, summary="", passed=39, failed=2)), "a suite that cannot be collected"
+    assert not is_worse(verdict(ok=False, failed=2), verdict(ok=False))
     assert not is_worse(verdict(ok=True), verdict(ok=False))
     assert not is_worse(verdict(ok=False), None)
