@@ -32,6 +32,7 @@ from sandbox.process import Process
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.spec import AGENT_UID, HOME, PEERS, WORKSPACE, Lease, Limits, Mount, SandboxSpec
 from sandbox.store import Store
+from sandbox.transaction import Recovered
 from sandbox.transfer import Change
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ __all__ = [
     "Output",
     "Process",
     "Reason",
+    "Recovered",
     "Sandbox",
     "SandboxError",
     "SandboxLost",

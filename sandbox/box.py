@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from sandbox import transfer, wire
+from sandbox import transaction, transfer, wire
 from sandbox.channels import Channel, Mux
 from sandbox.engines.base import Engine
 from sandbox.errors import LeaseError, SandboxLost, SpecError, StartFailed
@@ -201,23 +201,49 @@ class Sandbox:
             raise LeaseError("the roots of this sandbox are the project itself; only commit writes there", op="apply")
         await transfer.restore(self._mux, self.plan.roots, snapshot, store)
 
-    async def commit(self, snapshot: Snapshot, store: Store, *, expected: Mapping[tuple[str, str], str]) -> Snapshot:
+    async def commit(
+        self,
+        snapshot: Snapshot,
+        store: Store,
+        *,
+        expected: Mapping[tuple[str, str], str],
+        ready: transaction.Ready | None = None,
+    ) -> Snapshot:
         """Write a snapshot into the leased paths: all of it or nothing; returns the snapshot that takes it back.
 
         `expected` says, per (root, path), what must be there now: a SHA-256, `link:TARGET`, `dir`, or "" for nothing. The
-        returned snapshot's contents are in `store` before the first byte of the project changes. Raises Drift (nothing
+        returned snapshot's contents are in `store` before the first byte of the project changes; `ready` is called then.
+        Killed at any moment, guest or host, `recover` with what `ready` was given makes the project whole. Raises Drift (nothing
         written), LeaseError.
         """
         lease = self.plan.lease
         if lease is None:
             raise LeaseError("this sandbox holds no lease, so nothing can be written through it", op="commit")
+        if lease.purpose == "recover":
+            raise LeaseError("this lease may only recover a write that was killed", op="commit")
         if self._committed:
             raise LeaseError("this lease was used already; a new write needs a new lease", op="commit")
         self._committed = True
         if lease.snapshot_id not in ("", snapshot.id):
             raise LeaseError(f"the lease is for snapshot {lease.snapshot_id[:12]}, not for {snapshot.id[:12]}", op="commit")
         mounts = [b.target for b in self.plan.binds if not b.read_only]
-        return await transfer.commit(self._mux, lease, snapshot, store, expected, mounts=mounts)
+        return await transaction.commit(self._mux, lease, snapshot, store, expected, mounts=mounts, ready=ready)
+
+    async def recover(
+        self, store: Store, *, stage: str, journal: str, snapshot: Snapshot, undo: Snapshot | None
+    ) -> transaction.Recovered:
+        """After a write that was killed: finish it if everything was in its place, else take it back; no stage folder stays.
+
+        `stage` is that lease's, `undo` and `journal` what `ready` was given, None and "" when it never was. May itself be killed
+        and be done again. Raises LeaseError (not a lease to recover), GuestError, SandboxLost.
+        """
+        lease = self.plan.lease
+        if lease is None or lease.purpose != "recover":
+            raise LeaseError("only a lease to recover can end a write that was killed", op="recover")
+        mounts = [b.target for b in self.plan.binds if not b.read_only]
+        return await transaction.recover(
+            self._mux, lease, store, stage=stage, journal=journal, snapshot=snapshot, undo=undo, mounts=mounts
+        )
 
     async def stop(self) -> None:
         """Stop every process but the guest, until `go`. Raises SandboxLost."""

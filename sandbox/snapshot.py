@@ -111,6 +111,11 @@ def check_target(target: str) -> None:
         raise SnapshotError(f"a container sent an unusable link target: {target[:120]!r}")
 
 
+def is_sha(text: str) -> bool:
+    """64 lower-case hex digits: the one spelling of a SHA-256 here."""
+    return len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+
+
 def _unusable(text: str, limit_bytes: int) -> bool:
     try:
         return "\0" in text or len(text.encode("utf-8", "surrogateescape")) > limit_bytes

@@ -7,6 +7,7 @@ flag, default or typo elsewhere can.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ AGENT_UID = 65532
 
 SEEN_ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": HOME}
 """The whole environment of a command, before what the spec adds. Nothing is inherited."""
+
+
+Purpose = Literal["apply", "undo", "direct", "recover"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +86,17 @@ class Lease:
     run_id: str
     agent: str
     snapshot_id: str
-    """What may be written: the id of one snapshot (empty for `direct`)."""
-    purpose: Literal["apply", "undo", "direct"]
+    """What may be written: the id of one snapshot (empty for `direct` and `recover`)."""
+    purpose: Purpose
     paths: tuple[Path, ...]
     """The write roots, absolute and resolved."""
     protected: tuple[Path, ...] = ()
     """Existing paths below the roots that stay read-only (`.git` always is)."""
+
+    @property
+    def stage(self) -> str:
+        """The name of its stage folders in the project: tells one lease from another, opens nothing."""
+        return hashlib.sha256(self.token.encode()).hexdigest()[:16]
 
     @staticmethod
     def grant(
@@ -95,7 +104,7 @@ class Lease:
         run_id: str,
         agent: str,
         snapshot_id: str,
-        purpose: Literal["apply", "undo", "direct"],
+        purpose: Purpose,
         paths: tuple[Path, ...],
         protected: tuple[Path, ...] = (),
     ) -> Lease:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from sandbox.errors import SnapshotError
-from sandbox.snapshot import Snapshot
+from sandbox.snapshot import Snapshot, is_sha
 
 
 class Store:
@@ -27,7 +27,7 @@ class Store:
 
     def path(self, sha256: str) -> Path:
         """Where a blob lives, whether it exists or not."""
-        if len(sha256) != 64 or not all(c in "0123456789abcdef" for c in sha256):
+        if not is_sha(sha256):
             raise SnapshotError(f"{sha256[:80]!r} is not a SHA-256")
         return self.folder / "blobs" / sha256[:2] / sha256[2:]
 

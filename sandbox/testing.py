@@ -25,6 +25,7 @@ from sandbox.engines.base import EngineFacts, ImageFacts, Link
 from sandbox.engines.stream import RawStream
 from sandbox.errors import EngineError, ImageMissing
 from sandbox.guest.serve import Guest
+from sandbox.guest.task import Killed
 from sandbox.guest.world import STOP_S, moving
 from sandbox.plan import Plan
 
@@ -33,14 +34,19 @@ if TYPE_CHECKING:
 
 
 class FakeEngine:
-    """An engine of threads. `missing` names images that it pretends not to have."""
+    """An engine of threads. `missing` names images that it pretends not to have.
 
-    def __init__(self, folder: Path, *, missing: Iterable[str] = ()) -> None:
+    `dies` is asked before every change that a transaction makes, with a word for it; at the first True the guest ends there, as
+    if it had been killed.
+    """
+
+    def __init__(self, folder: Path, *, missing: Iterable[str] = (), dies: Callable[[str], bool] | None = None) -> None:
         self.folder = folder
         self.started: list[Plan] = []
         """Every plan that was started, in order: what a test inspects instead of containers."""
         self.running = 0
         self._missing = frozenset(missing)
+        self._dies = dies
         self._numbers = itertools.count(1)
 
     async def facts(self) -> EngineFacts:
@@ -72,7 +78,7 @@ class FakeEngine:
         self.started.append(plan)
         number = next(self._numbers)
         root = self.folder / f"box{number}"
-        world = Nobody(_mapping(plan, root))
+        world = Nobody(_mapping(plan, root), self._dies)
         ours, theirs = socket.socketpair()
         guest_in, guest_out = os.dup(theirs.fileno()), os.dup(theirs.fileno())
         theirs.close()
@@ -101,7 +107,8 @@ def _mapping(plan: Plan, root: Path) -> dict[str, str]:
 class Nobody:
     """The world of a guest that is not PID 1: it knows its own children and their sessions, nothing more."""
 
-    def __init__(self, mapping: dict[str, str]) -> None:
+    def __init__(self, mapping: dict[str, str], dies: Callable[[str], bool] | None = None) -> None:
+        self._dies = dies
         self._mapping = sorted(mapping.items(), key=lambda item: len(item[0]), reverse=True)
         self._started: set[int] = set()
 
@@ -111,6 +118,12 @@ class Nobody:
             if path == target or path.startswith(target.rstrip("/") + "/"):
                 return real + path[len(target.rstrip("/")) :]
         return path
+
+    def step(self, guest: Guest, what: str) -> None:
+        """End the guest here when the test says so: no cleaning up, no word to the host."""
+        if self._dies is not None and self._dies(what):
+            guest.end()
+            raise Killed
 
     def argument(self, argument: str) -> str:
         """Only arguments that begin with a mounted path are paths for us; programs of the host stay what they are."""

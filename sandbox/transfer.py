@@ -1,4 +1,4 @@
-"""Files over the stream: filling drafts, taking snapshots, restoring them, and the host's half of a lease's transaction.
+"""Files over the stream: filling drafts, taking snapshots, restoring them.
 
 Everything that arrives is decoded as if the container were hostile: paths are checked, counts and sizes are bounded, hashes
 are recomputed, and what was not asked for is not taken.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import posixpath
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,9 @@ import anyio.to_thread
 
 from sandbox import drafts
 from sandbox.channels import Channel, Mux
-from sandbox.errors import Drift, GuestError, LeaseError, SandboxError, SnapshotError, SpecError
+from sandbox.errors import SandboxError, SnapshotError, SpecError
 from sandbox.plan import Fill, Plan
-from sandbox.snapshot import MAX_ENTRIES, MAX_TOTAL_BYTES, Entry, Kind, Snapshot, check_path, check_target, is_git_name
-from sandbox.spec import WORKSPACE, Lease
+from sandbox.snapshot import MAX_ENTRIES, MAX_TOTAL_BYTES, Entry, Kind, Snapshot, check_path, check_target, is_git_name, is_sha
 from sandbox.store import Store
 from sandbox.wire import record
 
@@ -42,8 +40,6 @@ class Change:
 
 
 ABANDON_S = 10.0
-WRITE_S = 60.0
-"""For the renames of a transaction, contents being staged already; beyond it the sandbox is given up."""
 
 
 @asynccontextmanager
@@ -117,18 +113,19 @@ def _packed(draft: Fill, limit_bytes: int) -> Iterator[bytes]:
 async def restore(mux: Mux, roots: Sequence[str], snapshot: Snapshot, store: Store) -> None:
     """Make the roots look like a snapshot."""
     async with operation(await mux.open("apply", roots=list(roots))) as channel:
-        await _send_entries(channel, roots, _in_order(snapshot.entries), store)
+        await send_entries(channel, roots, in_order(snapshot.entries), store)
         await channel.finish()
 
 
-def _in_order(entries: Sequence[Entry]) -> list[Entry]:
+def in_order(entries: Sequence[Entry]) -> list[Entry]:
     """Removals first, deepest first; then folders before what they hold."""
     gone = sorted((e for e in entries if e.kind == "gone"), key=lambda e: (e.root, e.path), reverse=True)
     rest = sorted((e for e in entries if e.kind != "gone"), key=lambda e: (e.root, e.path))
     return gone + rest
 
 
-async def _send_entries(channel: Channel, roots: Sequence[str], entries: Sequence[Entry], store: Store) -> None:
+async def send_entries(channel: Channel, roots: Sequence[str], entries: Sequence[Entry], store: Store) -> None:
+    """Rows with contents, and the end of them. Raises SpecError, SnapshotError."""
     for entry in entries:
         if entry.root not in roots:
             raise SpecError(f"{entry.root} is not a writable root of this sandbox", op="apply")
@@ -204,7 +201,7 @@ async def snapshot(
         unique = list({hashes[i]: i for i in lacking}.values())
         await channel.send_record({"want": unique})
         for i in unique:
-            await _blob(channel, store, hashes[i], changes[i].size)
+            await blob(channel, store, hashes[i], changes[i].size)
         await channel.finish()
     entries = [
         Entry(root=c.root, path=c.path, kind=c.kind, mode=c.mode, size=c.size, sha256=hashes.get(i, ""), target=c.target)
@@ -217,28 +214,25 @@ async def snapshot(
 
 async def _hashes(channel: Channel, wanted: Collection[int]) -> dict[int, str]:
     hashes: dict[int, str] = {}
-    while rows := await _list(channel):
+    while rows := await record_list(channel):
         for row in rows:
             match row:
-                case [int(i), str(sha)] if i in wanted and (not sha or _is_sha(sha)):
+                case [int(i), str(sha)] if i in wanted and (not sha or is_sha(sha)):
                     hashes[i] = sha
                 case _:
                     raise SnapshotError(f"a container sent an unknown hash: {str(row)[:120]}")
     return hashes
 
 
-async def _list(channel: Channel) -> list[Any]:
+async def record_list(channel: Channel) -> list[Any]:
+    """The next record, a list. Raises SnapshotError."""
     rows = await channel.record()
     if not isinstance(rows, list):
         raise SnapshotError(f"a container sent {str(rows)[:80]} where a list belongs")
     return rows
 
 
-def _is_sha(text: str) -> bool:
-    return len(text) == 64 and all(c in "0123456789abcdef" for c in text)
-
-
-async def _blob(channel: Channel, store: Store, sha256: str, size: int) -> None:
+async def blob(channel: Channel, store: Store, sha256: str, size: int) -> None:
     """One content into the store; what does not have the announced size and hash is refused."""
     match await channel.record():
         case {"size": int(announced)} if announced == size:
@@ -253,124 +247,3 @@ async def _blob(channel: Channel, store: Store, sha256: str, size: int) -> None:
             left -= len(chunk)
     if writer.sha256 != sha256:
         raise SnapshotError("a file does not have the hash that the container announced")
-
-
-# -- the lease -----------------------------------------------------------------------------------------------------
-
-
-async def commit(
-    mux: Mux,
-    lease: Lease,
-    snapshot: Snapshot,
-    store: Store,
-    expected: Mapping[tuple[str, str], str],
-    *,
-    mounts: Sequence[str],
-) -> Snapshot:
-    """See `Sandbox.commit` and `guest/commit.py`."""
-    roots = [str(p) for p in lease.paths]
-    entries = [e for e in _in_order(snapshot.entries) if e.root != WORKSPACE]
-    for entry in entries:
-        _check_link(entry)
-    async with operation(await mux.open("commit", roots=roots, mounts=list(mounts), token=lease.token[:16])) as channel:
-        await _send_entries(channel, roots, entries, store)
-        states = await _states(channel, len(entries))
-        _check_states(entries, states, expected)
-        preimages = {i: s for i, s in enumerate(states) if s.get("kind") == "file"}
-        lacking = [i for i, s in preimages.items() if not store.has(str(s["sha256"]))]
-        await channel.send_record({"want": lacking})
-        for i in lacking:
-            await _blob(channel, store, str(states[i]["sha256"]), int(states[i]["size"]))
-        undo = Snapshot(entries=tuple(_preimage(e, s) for e, s in zip(entries, states, strict=True)))
-        await anyio.to_thread.run_sync(store.put_snapshot, undo)
-        with anyio.move_on_after(WRITE_S, shield=True):  # leaving in the middle would leave the project half written
-            await channel.send_record({"go": True})
-            await channel.finish()
-        verdict = channel.check()
-    if verdict.get("torn"):
-        raise GuestError(f"half written, and could not be put back: {verdict['torn']}: {verdict.get('why')}", op="commit")
-    if not verdict.get("written"):
-        paths = tuple(str(p) for p in verdict.get("refused", ()))
-        raise Drift(f"nothing was written: {', '.join(paths)}: {verdict.get('why', 'refused')}", paths=paths)
-    return undo
-
-
-def _check_link(entry: Entry) -> None:
-    """A link that points out of its root would hand the next writer somebody else's file."""
-    if entry.kind != "link":
-        return
-    landed = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), entry.target))
-    if entry.target.startswith("/") or landed == ".." or landed.startswith("../"):
-        raise LeaseError(
-            f"{entry.root}/{entry.path} is a link to {entry.target}, outside of its folder; it is not written", op="commit"
-        )
-
-
-async def _states(channel: Channel, count: int) -> list[dict[str, Any]]:
-    states: list[dict[str, Any]] = []
-    while rows := await _list(channel):
-        for row in rows:
-            match row:
-                case [int(i), {"kind": str()} as state] if i == len(states) < count:
-                    states.append(state)
-                case _:
-                    raise SnapshotError(f"a container sent an unknown state: {str(row)[:120]}")
-    if len(states) != count:
-        raise SnapshotError(f"a container described {len(states)} of {count} paths")
-    return states
-
-
-def _check_states(entries: Sequence[Entry], states: Sequence[Mapping[str, Any]], expected: Mapping[tuple[str, str], str]) -> None:
-    drifted: list[str] = []
-    foreign: list[str] = []
-    pairs = list(zip(entries, states, strict=True))
-    becoming = {(e.root, e.path) for e, s in pairs if e.kind == "dir" and s["kind"] in ("file", "link")}
-    for entry, state in pairs:
-        place = f"{entry.root}/{entry.path}".rstrip("/")
-        if state.get("foreign") and entry.kind != "dir":
-            foreign.append(place)
-        want = expected.get((entry.root, entry.path))
-        have = _signature(state)
-        if have == "blocked" and any((entry.root, above) in becoming for above in _above(entry.path)):
-            have = ""  # what is in the way becomes a folder in this very transaction
-        if want is None:
-            raise LeaseError(f"no expectation for {place}; every touched path needs one", op="commit")
-        if have != want and not (entry.kind == "dir" and have == "dir") and not (entry.kind == "gone" and have == ""):
-            drifted.append(place)
-    if foreign:
-        raise LeaseError(f"these files belong to another user and are not written: {', '.join(foreign)}", op="commit")
-    if drifted:
-        raise Drift(f"changed since the agents saw them, nothing was written: {', '.join(drifted)}", paths=tuple(drifted))
-
-
-def _above(path: str) -> Iterator[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def _signature(state: Mapping[str, Any]) -> str:
-    match state.get("kind"):
-        case "none":
-            return ""
-        case "file":
-            return str(state.get("sha256"))
-        case "link":
-            return f"link:{state.get('target')}"
-        case kind:
-            return str(kind)
-
-
-def _preimage(entry: Entry, state: Mapping[str, Any]) -> Entry:
-    """What puts one path back."""
-    mode = int(state.get("mode", 0)) & 0o777
-    match state.get("kind"):
-        case "file":
-            size, sha = int(state["size"]), str(state["sha256"])
-            return Entry(root=entry.root, path=entry.path, kind="file", mode=mode, size=size, sha256=sha)
-        case "link":
-            return Entry(root=entry.root, path=entry.path, kind="link", target=str(state["target"]))
-        case "dir":
-            return Entry(root=entry.root, path=entry.path, kind="dir", mode=mode)
-        case _:
-            return Entry(root=entry.root, path=entry.path, kind="gone")

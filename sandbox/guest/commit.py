@@ -3,7 +3,11 @@
     host → rows with contents      staged beside the project, nothing visible changed
     guest → what each path holds   kind, mode, size, hash; the host decides whether that is what it expected
     host → which contents it lacks, guest → those bytes (the preimages, stored before anything is renamed)
+    guest → hash of the journal    which the host keeps, so that no other file passes for it later
     host → go or abort             each path is checked once more just before its rename
+
+Whoever is killed in the middle leaves the journal beside the staged files: what each path held, and which folders will be made.
+A mark is added when everything is in its place. `recover.py` finishes after the mark, and takes everything back before it.
 
 Staged files lie on the mount of their target, because rename(2) does not cross mounts, not even two of one file system. Folders
 are writable for us while we work, their modes come last. Every path is looked at component by component without following
@@ -13,16 +17,17 @@ are refused: the lease speaks for one user.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from typing import TYPE_CHECKING, Any
 
 from sandbox.guest.files import CHUNK, ROWS, receive_file, send_file, sha256
+from sandbox.guest.stage import Stages, Tick, identity, sync
 
 if TYPE_CHECKING:
     from sandbox.guest.task import Task
 
-STAGE = ".massgen-lease-"
 State = dict[str, Any]
 
 
@@ -46,6 +51,10 @@ class Step:
         self.done = False
         """Something of the project went aside for it."""
         self.placed = False
+
+    def identity(self) -> list[int] | None:
+        """How the staged file is told from any other, wherever it lies."""
+        return identity(self.staged) if self.staged and self.path else None
 
     def look(self) -> State:
         """What the path holds now, through real folders only."""
@@ -76,9 +85,12 @@ class Step:
 
 def commit(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     """See the module. The verdict's `refused` lists paths that changed at the last moment or could not be written."""
-    roots = [task.guest.world.path(str(r)) for r in request["roots"]]
-    stages = Stages(roots + [task.guest.world.path(str(m)) for m in request.get("mounts", [])], str(request["token"]))
+    world = task.guest.world
+    roots = [world.path(str(r)) for r in request["roots"]]
+    mounts = [world.path(str(m)) for m in request.get("mounts", [])]
+    stages = Stages(roots + mounts, str(request["stage"]), lambda what: world.step(task.guest, what))
     steps: list[Step] = []
+    written = False
     try:
         _receive(task, roots, stages, steps)
         for step in steps:
@@ -89,39 +101,50 @@ def commit(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         task.send_record([])
         for number in task.receive_record()["want"]:
             send_file(task, steps[number].place)
-        if not task.receive_record()["go"]:
-            return {"written": False}
-        return _write(steps, stages)
-    finally:
-        stages.clear()
+        task.send_record({"journal": stages.write_journal(_journal(roots, steps, stages))})
+        verdict = _write(steps, stages) if task.receive_record()["go"] else {"written": False}
+        written = bool(verdict["written"])
+    except Exception:
+        stages.clear(placed=False)
+        raise
+    stages.clear(placed=written)
+    return verdict
 
 
-class Stages:
-    """One folder per mount for what is about to be renamed, and for what was there before."""
+def _journal(roots: list[str], steps: list[Step], stages: Stages) -> bytes:
+    """What recovery has to know: per step its stage, what it makes, what was there, and how the new file is recognised."""
+    rows = []
+    planned: set[str] = set()
+    for step in _order(steps):
+        made = [] if step.kind == "gone" or not step.path else _missing(step.place, planned)
+        planned.update(made)
+        if step.kind == "dir":
+            planned.add(step.place)
+        before = {key: step.before[key] for key in ("kind", "mode", "target") if key in step.before}
+        rows.append(
+            [
+                step.number,
+                roots.index(step.root),
+                step.path,
+                step.kind,
+                step.target,
+                stages.folder(step),
+                before,
+                step.identity(),
+                made,
+            ]
+        )
+    return json.dumps({"roots": roots, "stages": stages.folders(), "steps": rows}).encode("ascii")
 
-    def __init__(self, mounts: list[str], token: str) -> None:
-        self._mounts = sorted(set(mounts), key=len, reverse=True)
-        self._token = token
-        self._folders: dict[str, str] = {}
 
-    def place(self, step: Step, name: str) -> str:
-        """Where a file of this step can wait. Raises OSError."""
-        mount = next((m for m in self._mounts if step.place.startswith(m.rstrip("/") + "/")), step.root) if step.path else "/tmp"
-        folder = self._folders.get(mount)
-        if folder is None:
-            folder = os.path.join(mount, STAGE + self._token)
-            os.mkdir(folder, 0o700)
-            self._folders[mount] = folder
-        return os.path.join(folder, name + str(step.number))
-
-    def keep(self) -> None:
-        """What could not be put back stays where a person can find it."""
-        self._folders = {}
-
-    def clear(self) -> None:
-        """Remove them."""
-        for folder in self._folders.values():
-            _clear(folder)
+def _missing(place: str, planned: set[str]) -> list[str]:
+    """Folders above that no entry names and that are not there."""
+    missing = []
+    parent = os.path.dirname(place)
+    while parent not in planned and not os.path.lexists(parent):
+        missing.append(parent)
+        parent = os.path.dirname(parent)
+    return missing[::-1]
 
 
 def _receive(task: Task, roots: list[str], stages: Stages, steps: list[Step]) -> None:
@@ -143,34 +166,41 @@ def _receive(task: Task, roots: list[str], stages: Stages, steps: list[Step]) ->
             os.close(fd)
 
 
-def _write(steps: list[Step], stages: Stages) -> dict[str, Any]:
-    """All of it, or, after the first trouble, back to how it was."""
+def _order(steps: list[Step]) -> list[Step]:
     order = sorted((s for s in steps if s.kind == "gone"), key=lambda s: s.path, reverse=True)
     order += sorted((s for s in steps if s.kind == "dir"), key=lambda s: s.path)
-    order += [s for s in steps if s.kind in ("file", "link")]
+    return order + [s for s in steps if s.kind in ("file", "link")]
+
+
+def _write(steps: list[Step], stages: Stages) -> dict[str, Any]:
+    """All of it, or, after the first trouble, back to how it was."""
+    order = _order(steps)
     current: Step | None = None
     try:
         for current in order:
-            _open(current)
+            _open(current, stages.tick)
         for current in order:
             _one(current, stages)
         for current in reversed(order):
             if current.kind == "dir":
+                stages.tick("mode")
                 _mode(current.place, current.mode)
+        for folder in sorted({os.path.dirname(s.place) for s in steps}):
+            sync(folder)
+        stages.mark()
     except Exception as error:  # noqa: BLE001 - whatever stopped us, the project goes back to how it was
         torn = _revert_all(order)
         if torn:
             stages.keep()
         path = current.place if current else ""
         return {"written": False, "refused": [path], "why": getattr(error, "strerror", None) or str(error), "torn": torn}
-    for folder in sorted({os.path.dirname(s.place) for s in steps}):
-        _sync(folder)
     return {"written": True}
 
 
-def _open(step: Step) -> None:
+def _open(step: Step, tick: Tick) -> None:
     """A read-only folder that this transaction names: writable until its end."""
     if step.before["kind"] == "dir" and step.path:
+        tick("open")
         _mode(step.place, step.before["mode"] & 0o777 | 0o700)
 
 
@@ -184,11 +214,11 @@ def _one(step: Step, stages: Stages) -> None:
     if _changed(step.before, now):
         raise Refused("it changed while it was being written")
     if not step.path:
-        _in_place(step, now)
+        _in_place(step, now, stages.tick)
     elif now["kind"] == step.kind == "dir":
         return
     elif _make_way(step, now["kind"], stages) and step.kind != "gone":
-        _put(step)
+        _put(step, stages.tick)
 
 
 def _changed(before: State, now: State) -> bool:
@@ -202,6 +232,7 @@ def _changed(before: State, now: State) -> bool:
 def _make_way(step: Step, kind: str, stages: Stages) -> bool:
     """What is there goes aside; False for a folder that has to stay. Raises OSError, Refused."""
     if kind == "dir":
+        stages.tick("rmdir")
         try:
             os.rmdir(step.place)
         except OSError:
@@ -212,6 +243,7 @@ def _make_way(step: Step, kind: str, stages: Stages) -> bool:
         step.done = True
     elif kind in ("file", "link"):
         backup = stages.place(step, "old")
+        stages.tick("aside")
         os.rename(step.place, backup)
         step.backup = backup
         step.done = True
@@ -220,8 +252,12 @@ def _make_way(step: Step, kind: str, stages: Stages) -> bool:
     return True
 
 
-def _put(step: Step) -> None:
-    _parents(step)
+def _put(step: Step, tick: Tick) -> None:
+    for folder in _missing(step.place, set()):
+        tick("parent")
+        os.mkdir(folder, 0o755)
+        step.made.append(folder)
+    tick("place")
     if step.kind == "dir":
         os.mkdir(step.place, 0o700)
     elif step.kind == "link":
@@ -231,34 +267,26 @@ def _put(step: Step) -> None:
     step.placed = True
 
 
-def _parents(step: Step) -> None:
-    """Folders above that no entry names."""
-    missing = []
-    parent = os.path.dirname(step.place)
-    while not os.path.lexists(parent):
-        missing.append(parent)
-        parent = os.path.dirname(parent)
-    for folder in reversed(missing):
-        os.mkdir(folder, 0o755)
-        step.made.append(folder)
-
-
-def _in_place(step: Step, now: State) -> None:
+def _in_place(step: Step, now: State, tick: Tick) -> None:
     """A single-file mount: no rename is possible over it, so keep the old bytes aside and overwrite."""
     if step.kind != "file" or now["kind"] != "file":
         raise Refused("a write path that is one file can only be overwritten, not removed or replaced")
     _copy(step.place, step.staged + ".old")
     step.backup = step.staged + ".old"
     step.done = True
-    _copy(step.staged, step.place)
+    tick("in place")
+    _copy(step.staged, step.place, tick)
+    tick("mode")
     os.chmod(step.place, step.mode)
 
 
-def _copy(source: str, target: str) -> None:
+def _copy(source: str, target: str, tick: Tick | None = None) -> None:
     reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
     writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         while True:
+            if tick:
+                tick("overwrite")
             chunk = os.read(reader, CHUNK)
             if not chunk:
                 break
@@ -302,23 +330,3 @@ def _revert(step: Step) -> None:
         os.rename(step.backup, step.place)
     elif step.done and step.before["kind"] == "dir":
         os.makedirs(step.place, 0o700, exist_ok=True)
-
-
-def _clear(stage: str) -> None:
-    try:
-        for name in os.listdir(stage):
-            os.unlink(os.path.join(stage, name))
-        os.rmdir(stage)
-    except OSError:
-        pass
-
-
-def _sync(folder: str) -> None:
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

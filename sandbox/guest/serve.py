@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Callable
 
-from sandbox.guest import commit, files
+from sandbox.guest import commit, files, recover
 from sandbox.guest.command import Command
 from sandbox.guest.task import Task, Work
 from sandbox.wire import (
@@ -47,6 +47,7 @@ WORK: dict[str, Work] = {
     "pack": files.pack,
     "apply": files.apply,
     "commit": commit.commit,
+    "recover": recover.recover,
 }
 
 
@@ -325,6 +326,11 @@ class Guest:
             silent = self._silence_s and time.monotonic() - self._heard > self._silence_s
             if silent or stalled >= 2 * STALL_S:
                 self._on_silence()
+
+    def end(self) -> None:
+        """Stop serving, from any thread: a fake guest that is killed."""
+        self._closed = True
+        self.wake()
 
     def close(self) -> None:
         """Release descriptors (a guest that is PID 1 just exits) when nobody is left who writes to them: numbers return."""

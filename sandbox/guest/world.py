@@ -29,6 +29,9 @@ class PidOne:
         """How a program sees one of its arguments."""
         return argument
 
+    def step(self, _guest: Guest, what: str) -> None:
+        """A transaction is about to change something. Whoever wants to end us here kills the container."""
+
     def harden(self) -> None:
         """Nobody inside may trace us, read our memory or open our descriptors.
 

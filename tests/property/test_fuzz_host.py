@@ -19,7 +19,8 @@ from sandbox.errors import SandboxError, SnapshotError
 from sandbox.snapshot import Entry, Snapshot, check_path
 from sandbox.spec import Lease
 from sandbox.store import Store
-from sandbox.transfer import _change, commit, listing, restore, snapshot
+from sandbox.transaction import commit, recover
+from sandbox.transfer import _change, listing, restore, snapshot
 from tests.support.boxes import sha
 
 HELLO = wire.control_frame(wire.HELLO, 0, {"v": 1})
@@ -151,11 +152,14 @@ def ask_for(what: str, folder: Path) -> Callable[[Mux], Coroutine[Any, Any, obje
             return lambda mux: snapshot(mux, (root, "/workspace"), store, None)
         case "restore":
             return lambda mux: restore(mux, (root,), snap, store)
+        case "recover":
+            given = {"stage": "s", "journal": "", "snapshot": snap, "undo": Snapshot(entries=())}
+            return lambda mux: recover(mux, lease, store, mounts=[root], **given)
         case _:
-            return lambda mux: commit(mux, lease, snap, store, {(root, "a"): ""}, mounts=[root])
+            return lambda mux: commit(mux, lease, snap, store, {(root, "a"): ""}, mounts=[root], ready=None)
 
 
-WHAT = st.sampled_from(["list", "snapshot", "restore", "commit"])
+WHAT = st.sampled_from(["list", "snapshot", "restore", "commit", "recover"])
 
 
 @given(WHAT, STREAM, CUTS)
