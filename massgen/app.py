@@ -51,6 +51,7 @@ from massgen.models.base import Model
 from massgen.models.team import open_models
 from sandbox import Engine, Mount, Sandbox, SandboxError, Store, cache_folder
 from sandbox.probe import require
+from sandbox.views import bury
 
 apply_run = later.apply
 """`await apply_run(state_dir, run, engine=…)`: `massgen apply`."""
@@ -105,6 +106,7 @@ async def run(
             await anyio.to_thread.run_sync(direct.check, [path.path for path in config.write_paths])
         await engine.image(config.sandbox.image)
         await engine.reap()
+        await bury(engine)
         image = await prepared_image(config.sandbox, engine, os.environ, say=say)
         await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
     deadline = anyio.current_time() + config.timeouts.run_s

@@ -15,13 +15,14 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from sandbox import transaction, transfer, wire
+from sandbox import transaction, transfer, views, wire
 from sandbox.channels import Channel, Mux
 from sandbox.engines.base import Engine
 from sandbox.errors import LeaseError, SandboxLost, SpecError, StartFailed
 from sandbox.facts import look
 from sandbox.outcome import Outcome
-from sandbox.plan import Plan, check_machine, plan
+from sandbox.plan import Plan, plan
+from sandbox.plan_checks import check_machine
 from sandbox.process import Kept, Process, outcome_of
 from sandbox.snapshot import Snapshot
 from sandbox.spec import Lease, SandboxSpec
@@ -73,8 +74,23 @@ class Sandbox:
         image = await engine.image(spec.image)
         machine = await engine.facts()
         check_machine(spec.limits, cpus=machine.cpus, memory_bytes=machine.memory_bytes)
-        facts = await anyio.to_thread.run_sync(lambda: look(spec, lease=lease, image_volumes=image.volumes, image_env=image.env))
-        planned = plan(spec, facts, lease)
+        async with views.prepared(spec, engine, lease) as prepared:
+            facts = await anyio.to_thread.run_sync(
+                lambda: look(
+                    spec,
+                    lease=lease,
+                    image_volumes=image.volumes,
+                    image_env=image.env,
+                    views=prepared,
+                    recursive_ro=machine.recursive_ro,
+                )
+            )
+            async with cls._opened(spec, plan(spec, facts, lease), engine, began) as box:
+                yield box
+
+    @classmethod
+    @asynccontextmanager
+    async def _opened(cls, spec: SandboxSpec, planned: Plan, engine: Engine, began: float) -> AsyncGenerator[Sandbox]:
         with _unwrapped():
             async with anyio.create_task_group() as tasks:
                 link = await engine.start(planned)

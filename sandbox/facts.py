@@ -11,10 +11,13 @@ import io
 import os
 import stat
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from sandbox import overlay
 from sandbox.errors import SpecError
+from sandbox.overlay import View
 from sandbox.plan import HostFacts, PathFacts
 from sandbox.spec import AGENT_UID, HOME, Lease, SandboxSpec
 
@@ -48,6 +51,8 @@ def look(
     lease: Lease | None = None,
     image_volumes: tuple[str, ...] = (),
     image_env: tuple[str, ...] = (),
+    views: Mapping[str, View] | None = None,
+    recursive_ro: bool = False,
 ) -> HostFacts:
     """Look at everything the spec and the lease name. Raises SpecError for withheld paths that are not relative."""
     cache = cache_folder() / "sandbox"
@@ -56,7 +61,8 @@ def look(
     paths: dict[Path, PathFacts] = {}
     for mount in spec.mounts:
         if mount.mode == "ro":
-            paths[mount.source] = _look_at(mount.source, withhold=mount.withhold)
+            repository = () if mount.git == "hide" else (".git",)  # a bind cannot show a part of it
+            paths[mount.source] = _look_at(mount.source, withhold=(*mount.withhold, *repository))
         else:
             paths[mount.source] = _look_at(mount.source)
     for path in lease.paths if lease else ():
@@ -77,6 +83,8 @@ def look(
         accounts=_accounts(cache, *inside),
         image_volumes=image_volumes,
         image_env=image_env,
+        views=views or {},
+        recursive_ro=recursive_ro,
     )
 
 
@@ -102,6 +110,7 @@ def _look_at(path: Path, *, withhold: tuple[str, ...] = (), git: bool = False) -
         git_folders=tuple(g for g in gits if not (path / g).is_symlink()),
         git_links=tuple(g for g in gits if (path / g).is_symlink()),
         masks=tuple(masks),
+        submounts=overlay.below(path) if stat.S_ISDIR(about.st_mode) else (),
     )
 
 

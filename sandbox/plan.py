@@ -7,35 +7,20 @@ a table, and only a `Lease` can make it emit a writable bind of the host.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from sandbox import plan_views
 from sandbox.errors import SpecError
+from sandbox.overlay import View
+from sandbox.plan_checks import check_inner, check_limits, check_overlap, check_target
+from sandbox.plan_views import Overlay, Volume
 from sandbox.spec import AGENT_UID, HOME, PEERS, SEEN_ENV, WORKSPACE, Lease, Limits, Mount, SandboxSpec
 
 GUEST = "/.sandbox/guest.zip"
 MAX_MASKS = 200
-
-_RESERVED = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/etc",
-    "/proc",
-    "/sys",
-    "/dev",
-    "/run",
-    "/boot",
-    "/.sandbox",
-)
-_RESERVED_EXACT = ("/", "/var", "/opt", "/home", "/tmp", "/root", WORKSPACE, PEERS, HOME)
 
 MountMode = Literal["ro", "draft", "write"]
 
@@ -52,6 +37,8 @@ class PathFacts:
     git_links: tuple[str, ...] = ()
     masks: tuple[tuple[str, Literal["file", "dir"]], ...] = ()
     """The withheld paths that exist, and what they are."""
+    submounts: tuple[str, ...] = ()
+    """What else is mounted below, relative."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +60,10 @@ class HostFacts:
     image_volumes: tuple[str, ...] = ()
     image_env: tuple[str, ...] = ()
     """Names of the variables that the image sets."""
+    recursive_ro: bool = False
+    """The engine makes read-only what is mounted below a read-only bind, too; else that is not shown at all."""
+    views: Mapping[str, View] = field(default_factory=dict)
+    """Overlays that were prepared, by path inside; what has none is bound or copied."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +103,9 @@ class Plan:
     binds: tuple[Bind, ...]
     tmpfs: tuple[Tmpfs, ...]
     fills: tuple[Fill, ...]
+    volumes: tuple[Volume, ...]
+    overlays: tuple[Overlay, ...]
+    """The roots among `roots` that are overlay drafts."""
     roots: tuple[str, ...]
     """What a snapshot covers: `/workspace`, the drafts; under a lease the write roots."""
     mounts: tuple[Mapping[str, str], ...]
@@ -130,76 +124,120 @@ class Plan:
     """Variables of the image that must not reach the guest."""
 
 
+@dataclass(kw_only=True)
+class _Sheet:
+    """What has been decided so far, in order."""
+
+    binds: list[Bind] = field(default_factory=list)
+    tmpfs: list[Tmpfs] = field(default_factory=list)
+    fills: list[Fill] = field(default_factory=list)
+    roots: list[str] = field(default_factory=lambda: [WORKSPACE])
+    mounts: list[Mapping[str, str]] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
+    volumes: list[Volume] = field(default_factory=list)
+    overlays: list[Overlay] = field(default_factory=list)
+
+    def targets(self) -> set[str]:
+        """Where something is mounted."""
+        return {b.target for b in self.binds} | {t.target for t in self.tmpfs} | {v.target for v in self.volumes}
+
+    def hide(self, masks: Iterable[Bind | Tmpfs]) -> None:
+        """Lay empty things over what is withheld."""
+        for one in masks:
+            if isinstance(one, Bind):
+                self.binds.append(one)
+            else:
+                self.tmpfs.append(one)
+
+
 def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Plan:
     """Decide. Raises SpecError: what is refused, why, and what to ask for instead."""
-    _check_limits(spec.limits)
+    check_limits(spec.limits)
     uid, gid = _who(spec, facts, lease)
     leased = set(lease.paths) if lease else set()
-    binds: list[Bind] = []
-    tmpfs: list[Tmpfs] = []
-    fills: list[Fill] = []
-    roots: list[str] = [WORKSPACE]
-    mounts: list[Mapping[str, str]] = []
-    _check_overlap(spec.mounts, leased)
-
+    sheet = _Sheet()
+    check_overlap(spec.mounts, leased)
     for mount in spec.mounts:
-        if mount.source in leased:
-            continue
-        about = _facts_of(mount.source, facts)
-        _check_source(mount.source, about, facts)
-        _check_target(mount.inside)
-        if mount.mode == "ro":
-            binds.append(Bind(source=str(mount.source), target=mount.inside))
-            masks = _masks(mount.inside, about, facts)
-            binds += [m for m in masks if isinstance(m, Bind)]
-            tmpfs += [m for m in masks if isinstance(m, Tmpfs)]
-        else:
-            folder = mount.inside if about.kind == "dir" else str(PurePosixPath(mount.inside).parent)
-            _check_target(folder)
-            _check_inner(folder, mount, spec.mounts)
-            tmpfs.append(Tmpfs(target=folder, size_bytes=spec.limits.workspace_bytes, inodes=spec.limits.inodes))
-            fills.append(Fill(source=mount.source, root=mount.inside, withhold=mount.withhold))
-            roots.append(mount.inside)
-        mounts.append({"path": mount.inside, "mode": mount.mode})
-
+        if mount.source not in leased:
+            _show(mount, sheet, spec, facts)
     if lease:
-        roots = [str(p) for p in lease.paths]
-        for path in lease.paths:
-            about = _facts_of(path, facts)
-            _check_source(path, about, facts)
-            _check_target(str(path))
-            if lease.purpose == "direct":
-                _check_direct(path, about)
-            binds += _leased(path, about, lease)
-            masks = _masks(str(path), about, facts)
-            binds += [m for m in masks if isinstance(m, Bind)]
-            tmpfs += [m for m in masks if isinstance(m, Tmpfs)]
-            mounts.append({"path": str(path), "mode": "write"})
-        if lease.purpose == "direct":
-            roots.insert(0, WORKSPACE)
-
-    tmpfs += _own_tmpfs(spec.limits)
-    tmpfs += _ancestors(binds, tmpfs)
-    tmpfs += [_small(v) for v in facts.image_volumes if not _covered(v, binds, tmpfs)]
-    binds += _own_binds(spec, facts)
+        _lend(lease, sheet, facts)
+    sheet.tmpfs += _own_tmpfs(spec.limits)
+    sheet.tmpfs += _ancestors(sheet)
+    sheet.tmpfs += [_small(v) for v in facts.image_volumes if not _covered(v, sheet)]
+    sheet.binds += _own_binds(spec, facts)
     return Plan(
         image=spec.image,
-        binds=_ordered(binds),
-        tmpfs=tuple(_unique(tmpfs)),
-        fills=tuple(fills),
-        roots=tuple(roots),
-        mounts=tuple(mounts),
+        binds=_ordered(sheet.binds),
+        tmpfs=tuple(_unique(sheet.tmpfs)),
+        fills=tuple(sheet.fills),
+        volumes=tuple(sheet.volumes),
+        overlays=tuple(sheet.overlays),
+        roots=tuple(sheet.roots),
+        mounts=tuple(sheet.mounts),
         uid=uid,
         gid=gid,
         env={**SEEN_ENV, **spec.env},
         cwd=spec.cwd,
-        labels={**spec.labels, "massgen.mounts": json.dumps(mounts)},
+        labels={**spec.labels, "massgen.mounts": json.dumps(sheet.mounts)},
         limits=spec.limits,
-        memory_bytes=spec.limits.memory_bytes + spec.limits.tmp_bytes + sum(t.size_bytes for t in _unique(tmpfs)),
+        memory_bytes=spec.limits.memory_bytes + spec.limits.tmp_bytes + sum(t.size_bytes for t in _unique(sheet.tmpfs)),
         lease=lease,
         runtime=spec.runtime,
         unset=tuple(sorted(set(facts.image_env) - {*SEEN_ENV, *spec.env})),
     )
+
+
+def _show(mount: Mount, sheet: _Sheet, spec: SandboxSpec, facts: HostFacts) -> None:
+    """One context path: an overlay where one was prepared, else a bind with masks, or a copy."""
+    about = _facts_of(mount.source, facts)
+    _check_source(mount.source, about, facts)
+    check_target(mount.inside)
+    said = {"path": mount.inside, "mode": mount.mode}
+    if view := facts.views.get(mount.inside):
+        plan_views.check(mount, view, spec.mounts, sheet.views)
+        drawn = plan_views.draw(mount, view, len(sheet.overlays))
+        sheet.views.append(view)
+        sheet.volumes += drawn.volumes
+        said["git"] = view.git
+        if drawn.overlay:
+            check_inner(mount.inside, mount, spec.mounts)
+            sheet.binds.append(Bind(source=drawn.upper, target=drawn.overlay.upper))
+            sheet.overlays.append(drawn.overlay)
+            sheet.roots.append(mount.inside)
+            said["draft"] = "overlay"
+    elif mount.mode == "ro":
+        sheet.binds.append(Bind(source=str(mount.source), target=mount.inside))
+        sheet.hide(_masks(mount.inside, about, facts))
+        if about.submounts and not facts.recursive_ro:
+            said["left_out"] = ", ".join(about.submounts)
+    else:
+        folder = mount.inside if about.kind == "dir" else str(PurePosixPath(mount.inside).parent)
+        check_target(folder)
+        check_inner(folder, mount, spec.mounts)
+        sheet.tmpfs.append(Tmpfs(target=folder, size_bytes=spec.limits.workspace_bytes, inodes=spec.limits.inodes))
+        sheet.fills.append(Fill(source=mount.source, root=mount.inside, withhold=mount.withhold))
+        sheet.roots.append(mount.inside)
+        said["draft"] = "copy"
+    if about.submounts and "left_out" not in said and (mount.mode == "draft" or view):
+        said["left_out"] = ", ".join(about.submounts)
+    sheet.mounts.append(said)
+
+
+def _lend(lease: Lease, sheet: _Sheet, facts: HostFacts) -> None:
+    """The write roots: the only writable binds of the host there are."""
+    sheet.roots = [str(p) for p in lease.paths]
+    for path in lease.paths:
+        about = _facts_of(path, facts)
+        _check_source(path, about, facts)
+        check_target(str(path))
+        if lease.purpose == "direct":
+            _check_direct(path, about)
+        sheet.binds += _leased(path, about, lease)
+        sheet.hide(_masks(str(path), about, facts))
+        sheet.mounts.append({"path": str(path), "mode": "write"})
+    if lease.purpose == "direct":
+        sheet.roots.insert(0, WORKSPACE)
 
 
 def _who(spec: SandboxSpec, facts: HostFacts, lease: Lease | None) -> tuple[int, int]:
@@ -225,37 +263,6 @@ def _facts_of(path: Path, facts: HostFacts) -> PathFacts:
     return about
 
 
-def _check_limits(limits: Limits) -> None:
-    for name in (
-        "memory_bytes",
-        "cpus",
-        "pids",
-        "open_files",
-        "workspace_bytes",
-        "tmp_bytes",
-        "inodes",
-        "output_bytes",
-        "command_timeout_s",
-        "silence_s",
-    ):
-        if not 0 < getattr(limits, name) < math.inf:
-            raise SpecError(f"limit {name} is {getattr(limits, name)}; it must be above zero (there is no unlimited)")
-    if limits.memory_bytes < 32 * 1024**2:
-        raise SpecError(f"limit memory_bytes is {limits.memory_bytes}; a sandbox needs at least 32 MiB")
-
-
-def check_machine(limits: Limits, *, cpus: int, memory_bytes: int) -> None:
-    """Raises SpecError for more than the machine has. The defaults are for any machine, also a smaller one."""
-    least = Limits()
-    if limits.cpus > max(cpus, least.cpus):
-        raise SpecError(f"limit cpus is {limits.cpus:g}, and the engine's machine has {cpus} processors; ask for at most that")
-    if memory_bytes and limits.memory_bytes > max(memory_bytes, least.memory_bytes):
-        have = memory_bytes // 1024**2
-        raise SpecError(
-            f"limit memory_bytes is {limits.memory_bytes}, and the engine's machine has {have} MiB; ask for at most {have}m"
-        )
-
-
 def _check_source(path: Path, about: PathFacts, facts: HostFacts) -> None:
     if not path.is_absolute() or ".." in path.parts or str(path).startswith("//"):
         raise SpecError(f"{path} is not an absolute, resolved path; resolve it first")
@@ -277,39 +284,6 @@ def _check_direct(path: Path, about: PathFacts) -> None:
     if about.git_links:
         link = path / about.git_links[0]
         raise SpecError(f"{link} is a link, which no mount can protect from being replaced; use write mode apply")
-
-
-def _check_target(target: str) -> None:
-    pure = PurePosixPath(target)
-    if not pure.is_absolute() or ".." in pure.parts or "\0" in target or str(pure) != target or target.startswith("//"):
-        raise SpecError(f"{target} cannot be a path inside a container; give an absolute one")
-    if target in _RESERVED_EXACT or any(target == r or target.startswith(r + "/") for r in _RESERVED):
-        raise SpecError(f"{target} belongs to the container's own system; mount it elsewhere")
-    for own in (WORKSPACE, PEERS, HOME):
-        if target.startswith(own + "/"):
-            raise SpecError(f"{target} lies in {own}, which every sandbox has for itself; mount it elsewhere")
-
-
-def _check_overlap(mounts: tuple[Mount, ...], leased: Iterable[Path]) -> None:
-    writable = [PurePosixPath(m.inside) for m in mounts if m.mode == "draft" and m.source not in set(leased)]
-    writable += [PurePosixPath(p) for p in leased]
-    for i, one in enumerate(writable):
-        for other in writable[i + 1 :]:
-            if one.is_relative_to(other) or other.is_relative_to(one):
-                raise SpecError(f"the write paths {one} and {other} overlap; name only the outer one")
-    seen: set[str] = set()
-    for mount in mounts:
-        if mount.inside in seen:
-            raise SpecError(f"{mount.inside} is mounted twice; name it once")
-        seen.add(mount.inside)
-
-
-def _check_inner(folder: str, draft: Mount, mounts: tuple[Mount, ...]) -> None:
-    """A draft is a copy: what else is mounted at its place would be hidden, what is mounted in it could not be filled."""
-    for other in mounts:
-        inside = other is not draft and PurePosixPath(other.inside).is_relative_to(draft.inside)
-        if inside or (other.mode == "ro" and other.inside == folder):
-            raise SpecError(f"{other.inside} and the write path {draft.inside} cover each other; name only one of the two")
 
 
 def _masks(inside: str, about: PathFacts, facts: HostFacts) -> list[Bind | Tmpfs]:
@@ -369,18 +343,17 @@ def _own_binds(spec: SandboxSpec, facts: HostFacts) -> list[Bind]:
     return binds
 
 
-def _ancestors(binds: list[Bind], tmpfs: list[Tmpfs]) -> list[Tmpfs]:
+def _ancestors(sheet: _Sheet) -> list[Tmpfs]:
     """`/root` is closed to others in every image; over it goes an open folder when something below is mounted."""
-    below = [b.target for b in binds] + [t.target for t in tmpfs]
-    return [_small("/root")] if any(t.startswith("/root/") for t in below) else []
+    return [_small("/root")] if any(t.startswith("/root/") for t in sheet.targets()) else []
 
 
 def _small(target: str) -> Tmpfs:
     return Tmpfs(target=target, size_bytes=1024 * 1024, inodes=4096)
 
 
-def _covered(path: str, binds: list[Bind], tmpfs: list[Tmpfs]) -> bool:
-    return path in {b.target for b in binds} | {t.target for t in tmpfs} or path in ("/", "/proc", "/sys", "/dev")
+def _covered(path: str, sheet: _Sheet) -> bool:
+    return path in sheet.targets() | {"/", "/proc", "/sys", "/dev"}
 
 
 def _unique(tmpfs: list[Tmpfs]) -> list[Tmpfs]:

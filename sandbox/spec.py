@@ -17,6 +17,9 @@ from typing import Literal
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
+DraftKind = Literal["auto", "copy", "overlay"]
+GitView = Literal["hide", "clean", "fresh"]
+
 WORKSPACE = "/workspace"
 PEERS = "/peers"
 HOME = "/home/agent"
@@ -35,7 +38,7 @@ Purpose = Literal["apply", "undo", "direct", "recover"]
 class Mount:
     """One path of the host that a sandbox shows.
 
-    `ro`: the host's own files, read-only by the mount layer. `draft`: a private writable copy, thrown away
+    `ro`: the host's own files, read-only by the mount layer. `draft`: a private writable view, thrown away
     with the container; the host's files cannot change.
     """
 
@@ -46,6 +49,13 @@ class Mount:
     """Absolute path inside; empty means the same as `source`."""
     withhold: tuple[str, ...] = ()
     """Relative paths below `source` whose content is never shown (files or whole folders)."""
+    draft: DraftKind = "auto"
+    """How a draft is made. `overlay`: the engine lays a private layer over the project (opened in no time, whatever its size);
+    refused where that cannot work. `copy`: a copy in memory, which works everywhere. `auto`: overlay where it can work."""
+    git: GitView = "hide"
+    """What of the repository at the top of `source` is shown: nothing, its `clean` self (no hooks, no credentials in its
+    config; what its history holds can be read, withheld or not), or a `fresh` one of a single commit of what is visible. Only
+    overlays show one; `.git` in `withhold` is overruled."""
 
     @property
     def inside(self) -> str:

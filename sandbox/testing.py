@@ -87,6 +87,9 @@ class FakeEngine:
         threading.Thread(target=link.serve, args=(guest_in, guest_out, world), daemon=True).start()
         return link
 
+    async def sweep(self, folder: Path, image: str) -> None:
+        """Nothing here ever belongs to somebody else."""
+
     async def reap(self) -> tuple[str, ...]:
         """Threads die with their process."""
         return ()

@@ -71,8 +71,13 @@ async def fill(mux: Mux, plan: Plan) -> None:
                     break
             await channel.finish()
     marked = plan.roots if plan.lease is None or plan.lease.purpose == "direct" else ()
-    if marked:
-        await (await mux.open("mark", roots=list(marked))).finish()
+    overlays = [[o.root, o.upper, o.lower] for o in plan.overlays]
+    if overlays:
+        await (await mux.open("layers", overlays=overlays, limit_bytes=plan.limits.workspace_bytes)).finish()
+    laid = {o.root for o in plan.overlays}
+    listed = [root for root in marked if root not in laid]
+    if listed:
+        await (await mux.open("mark", roots=listed)).finish()
 
 
 def _packed(draft: Fill, limit_bytes: int) -> Iterator[bytes]:

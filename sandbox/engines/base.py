@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sandbox.plan import Plan
@@ -36,6 +37,8 @@ class EngineFacts:
     security: tuple[str, ...]
     id: str = ""
     """Tells this installation from any other."""
+    local: bool = False
+    """It mounts what this process sees under the same name: a socket of this machine, no network between."""
     isolates: bool = True
     """False for the fake: there is nothing to prove."""
     recursive_ro: bool = False
@@ -92,6 +95,10 @@ class Engine(Protocol):
         """A running guest, attached. When it raises (StartFailed, EngineError) or is cancelled, nothing is left behind."""
         ...
 
+    async def sweep(self, folder: Path, image: str) -> None:
+        """Empty a folder of ours whose content is partly root's. Bounded. Raises EngineError."""
+        ...
+
     async def reap(self) -> tuple[str, ...]:
-        """Remove containers whose owner process is dead; returns their ids."""
+        """Remove containers (returning their ids) and volumes whose owner process is dead."""
         ...

@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
@@ -26,10 +27,12 @@ import requests.exceptions
 from docker.utils import kwargs_from_env
 
 from sandbox import owner, seccomp
+from sandbox.engines import docker_volumes
 from sandbox.engines.base import EngineFacts, ImageFacts, Link
 from sandbox.engines.images import Images
 from sandbox.engines.stream import RawStream
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, StartFailed
+from sandbox.facts import cache_folder, guest_zip
 from sandbox.plan import GUEST, Bind, Plan, Tmpfs
 
 T = TypeVar("T")
@@ -51,6 +54,8 @@ class DockerEngine:
         self._version = version
         self.api = _numbers(version)
         self._facts: EngineFacts | None = None
+        self._volumes: dict[str, list[str]] = {}
+        """Of running containers, by the container's name."""
 
     @classmethod
     async def connect(cls, environment: dict[str, str] | None = None) -> DockerEngine:
@@ -94,6 +99,7 @@ class DockerEngine:
                 id=str(info.get("ID", "")),
                 recursive_ro=self.api >= _RECURSIVE_RO_API,
                 runtimes=tuple(sorted(info.get("Runtimes") or {})),
+                local=str(self._address.get("base_url") or "unix:").startswith(("unix:", "http+unix:")),
                 missing=tuple(missing),
             )
         return self._facts
@@ -155,9 +161,10 @@ class DockerEngine:
 
     def _launch(self, name: str, plan: Plan, facts: EngineFacts) -> tuple[str, socket.socket]:
         def launch(client: Client) -> tuple[str, socket.socket]:
-            config = client.create_container_config(
-                **_config(plan), host_config=client.create_host_config(**_host_config(plan, facts))
-            )
+            options = _host_config(plan, facts)
+            volumes = self._volumes[name] = docker_volumes.create(client, plan.volumes)
+            options["mounts"] += docker_volumes.mounts(plan, volumes)
+            config = client.create_container_config(**_config(plan), host_config=client.create_host_config(**options))
             config["StopSignal"] = "SIGKILL"
             for mount in config["HostConfig"].get("Mounts") or []:
                 if mount["Type"] == "bind":
@@ -194,6 +201,7 @@ class DockerEngine:
                 try:
                     client.remove_container(name, force=True, v=True)
                 except docker.errors.NotFound:
+                    docker_volumes.remove(client, self._volumes.pop(name, []))
                     return
                 except docker.errors.APIError:
                     time.sleep(0.02)  # "removal is already in progress": the engine's own AutoRemove is at work
@@ -203,8 +211,15 @@ class DockerEngine:
         except EngineError:
             return
 
+    async def sweep(self, folder: Path, image: str) -> None:
+        """A container of root's for one folder, see `docker_volumes`."""
+        guest = guest_zip(cache_folder() / "sandbox")
+        patience_s = docker_volumes.SWEEP_S + CALL_S
+        with anyio.CancelScope(shield=True):
+            await _call(lambda: self._with_client(lambda c: docker_volumes.sweep(c, folder, guest, image), patience_s))
+
     async def reap(self) -> tuple[str, ...]:
-        """Containers of dead owners: created and never started, or orphaned by an engine that was killed."""
+        """Containers and volumes of dead owners: created and never started, or orphaned by an engine that was killed."""
 
         def dead(client: Client) -> list[str]:
             found = client.containers(all=True, filters={"label": owner.LABEL})
@@ -213,6 +228,7 @@ class DockerEngine:
         gone = await _call(lambda: self._with_client(dead))
         for container in gone:
             await self._remove(container)
+        await _call(lambda: self._with_client(docker_volumes.reap))
         return tuple(gone)
 
 

@@ -42,6 +42,8 @@ class Command:
         self.started = time.monotonic()
         timeout = request.get("timeout_s")
         self.deadline: float | None = None if timeout is None else self.started + float(timeout)
+        self.timed = timeout is not None
+        """A single command; without a deadline it is a program that is talked to, and starts commands itself."""
         self.forced = ""
         self.verdict: dict[str, Any] | None = None
         self.drain_until = 0.0

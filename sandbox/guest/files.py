@@ -22,6 +22,7 @@ ROWS = 500
 Mark = tuple[str, int, int, int, int, int, str]
 """kind, mode, size, mtime_ns, ctime_ns, inode, link target."""
 Listing = dict[str, Mark]
+GONE: Mark = ("gone", 0, 0, 0, 0, 0, "")
 
 
 def walk(root: str, closed: set[str] | None = None) -> Iterator[tuple[str, Mark]]:
@@ -35,7 +36,7 @@ def walk(root: str, closed: set[str] | None = None) -> Iterator[tuple[str, Mark]
     except FileNotFoundError:
         return
     if not stat.S_ISDIR(top.st_mode):
-        mark = _mark(root, top)
+        mark = mark_of(root, top)
         if mark[0]:
             yield "", mark
         return
@@ -60,14 +61,15 @@ def _marks(entries: list[os.DirEntry[str]], device: int) -> Iterator[tuple[str, 
     for entry in entries:
         try:
             about = entry.stat(follow_symlinks=False)
-            mark = _mark(entry.path, about)
+            mark = mark_of(entry.path, about)
         except FileNotFoundError:
             continue  # it vanished; any other trouble means that the folder cannot be searched
         if mark[0] and about.st_dev == device:  # else something mounted here: not ours to report
             yield entry.name, mark
 
 
-def _mark(path: str, about: os.stat_result) -> Mark:
+def mark_of(path: str, about: os.stat_result) -> Mark:
+    """What is remembered of a path; an empty kind for what no snapshot knows. Raises OSError for a link that vanished."""
     mode = about.st_mode
     kind, size, target = "", 0, ""
     if stat.S_ISREG(mode):
@@ -132,7 +134,7 @@ def read(task: Task, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def mark(task: Task, request: dict[str, Any]) -> dict[str, Any]:
-    """Remember how the roots look now: `pack` reports what differs."""
+    """Remember how the roots look now: `pack` reports what differs. Of overlay drafts the lower layer does (`upper.py`)."""
     for root in request["roots"]:
         task.guest.baselines[root] = dict(walk(task.guest.world.path(root)))
     return {}
@@ -151,16 +153,12 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         rows: list[Any] = []
         for index, root in enumerate(request["roots"]):
             place = world.path(root)
-            before = task.guest.baselines.get(root, {})
-            seen: set[str] = set()
-            closed: set[str] = set()
+            layers = task.guest.overlays.get(root)
+            differing = _differing(place, task.guest.baselines.get(root, {})) if layers is None else layers.changes()
             changed: list[Any] = []
-            for path, now in walk(place, closed):
-                seen.add(path)
-                if path not in before or not _same(before[path], now):
-                    changed.append([index, path, now[0], now[1], now[2], now[6], now[3]])
-            gone = [path for path in before if path not in seen and not _hidden(path, closed)]
-            changed.extend([index, path, "gone", 0, 0, "", 0] for path in gone)
+            for path, now in differing:
+                kind, mode, size, mtime_ns, _, _, target = now or GONE
+                changed.append([index, path, kind, mode, size, target, mtime_ns])
             for row in changed:
                 found.append((os.path.join(place, row[1]) if row[1] else place, row[4]))
                 rows.append(row)
@@ -181,6 +179,19 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         if not task.guest.stopped:
             world.go_all()
     return {}
+
+
+def _differing(place: str, before: Listing) -> Iterator[tuple[str, Mark | None]]:
+    """What a walk finds changed since a listing; None for what is gone."""
+    seen: set[str] = set()
+    closed: set[str] = set()
+    for path, now in walk(place, closed):
+        seen.add(path)
+        if path not in before or not _same(before[path], now):
+            yield path, now
+    for path in before:
+        if path not in seen and not _hidden(path, closed):
+            yield path, None
 
 
 def open_file(path: str) -> int:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Callable
 
-from sandbox.guest import commit, files, recover
+from sandbox.guest import commit, files, recover, upper
 from sandbox.guest.command import Command
 from sandbox.guest.task import Task, Work
 from sandbox.wire import (
@@ -44,6 +44,7 @@ WORK: dict[str, Work] = {
     "list": files.list_folder,
     "read": files.read,
     "mark": files.mark,
+    "layers": upper.know,
     "pack": files.pack,
     "apply": files.apply,
     "commit": commit.commit,
@@ -57,6 +58,10 @@ class Guest:
     def __init__(self, stdin: int, stdout: int, world: Any, on_silence: Callable[[], None] | None = None) -> None:
         self.world = world
         self.baselines: dict[str, files.Listing] = {}
+        self.overlays: dict[str, upper.Layers] = {}
+        """The roots that are overlay drafts."""
+        self.disk_full = False
+        """A layer has outgrown its limit: the loop ends what runs."""
         self._in, self._out = stdin, stdout
         os.set_blocking(stdin, False)
         os.set_blocking(stdout, False)
@@ -84,7 +89,7 @@ class Guest:
         self._silence_s = 0.0
         self._on_silence = on_silence
         self._closed = False
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._clock = threading.Thread(target=self._watch_clock, daemon=True)
         self._turns = 0
         self.births = threading.Lock()
@@ -262,7 +267,7 @@ class Guest:
                         ready(fd)
                 self._settle()
         finally:
-            self._over.set()
+            self.over.set()
             self._abandon()
 
     def _abandon(self) -> None:
@@ -292,6 +297,8 @@ class Guest:
                 if command.deadline is not None and now >= command.deadline:
                     command.deadline = None
                     command.kill("timeout")
+        if self.disk_full:
+            self._free_disk()
         ended = self.world.reap(self._commands)
         for pid, status, usage in ended:
             self._commands.pop(pid).leader_ended(status, usage)
@@ -308,6 +315,14 @@ class Guest:
             self._ooms = self.world.oom_kills()
         return self._ooms
 
+    def _free_disk(self) -> None:
+        """Commands with a deadline end for it; of the others (an agent's body) what they started does."""
+        self.disk_full = False
+        for command in self._commands.values():
+            if command.timed:
+                command.kill("disk")
+        self.world.kill_others(c.pid for c in self._commands.values() if not c.timed)
+
     def _watch_clock(self) -> None:
         """A dead engine gives no end of file: without a word from the host for `silence_s` the guest ends by itself.
 
@@ -315,7 +330,7 @@ class Guest:
         (then killing everything helps), or by taking memory away from PID 1 with prlimit (then nothing does).
         """
         stalled, turns = 0, -1
-        while not self._over.wait(1.0):
+        while not self.over.wait(1.0):
             stalled = stalled + 1 if turns == self._turns else 0
             turns = self._turns
             self.wake()
@@ -334,7 +349,7 @@ class Guest:
 
     def close(self) -> None:
         """Release descriptors (a guest that is PID 1 just exits) when nobody is left who writes to them: numbers return."""
-        self._over.set()
+        self.over.set()
         self._clock.join()
         self._epoll.close()
         for fd in (self._wake_in, self._wake_out):

@@ -104,6 +104,13 @@ class PidOne:
         """Every other process ends."""
         _signal(-1, signal.SIGKILL)
 
+    def kill_others(self, spared: Iterable[int]) -> None:
+        """End everything but these and ourselves."""
+        keep = set(spared)
+        for name in os.listdir("/proc"):
+            if name.isdigit() and name != "1" and int(name) not in keep:
+                _signal(int(name), signal.SIGKILL)
+
     def go_all(self) -> None:
         """They go on."""
         _signal(-1, signal.SIGCONT)

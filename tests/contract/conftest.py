@@ -9,7 +9,10 @@ import pytest
 from sandbox import DockerEngine, Engine
 from sandbox.store import Store
 from sandbox.testing import FakeEngine
-from tests.support.boxes import Boxes
+from tests.support.boxes import Boxes, OverlayBoxes
+
+KINDS = ("fake", *(pytest.param(kind, marks=pytest.mark.docker) for kind in ("docker", "overlay")))
+"""For what drafts promise: `docker` makes copies of root's projects, `overlay` lays layers over those of a user."""
 
 
 @pytest.fixture(params=["fake", pytest.param("docker", marks=pytest.mark.docker)])
@@ -22,6 +25,14 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
 def boxes(engine: Engine, image: str, tmp_path: Path) -> Boxes:
     """Opens sandboxes of the engine under test."""
     return Boxes(engine, image, tmp_path)
+
+
+@pytest.fixture(params=KINDS)
+async def drafts(request: pytest.FixtureRequest, image: str, tmp_path: Path) -> Boxes:
+    """The same for every kind of draft."""
+    engine = FakeEngine(tmp_path / "boxes") if request.param == "fake" else await DockerEngine.connect()
+    kind = OverlayBoxes if request.param == "overlay" else Boxes
+    return kind(engine, image, tmp_path)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.overlay import HOME, PREFIX
 from tests.docker.engine_view import ROOT
 
 pytestmark = [
@@ -63,6 +64,7 @@ async def main():
     mounts = (Mount(source=project, mode="draft"), Mount(source=foreign, mode="ro"))
     async with Sandbox.open(SandboxSpec(image=image, mounts=mounts, limits=limits), engine=engine) as box:
         seen["uid"] = (await box.run(["id", "-u"])).stdout.text.strip()
+        seen["draft_kind"] = box.mounts[0].get("draft")
         seen["name"] = (await box.run(["id", "-un"])).stdout.text.strip()
         draft = ["sh", "-c", "cat old && echo mine > old && touch made && echo && ls"]
         seen["draft"] = (await box.run(draft, cwd=str(project))).stdout.text
@@ -181,6 +183,12 @@ def test_an_agent_is_somebody_else_than_the_caller(user: User) -> None:
     assert user.seen["name"] == "agent"
     assert user.seen["draft"].split() == ["old", "made", "old"]
     assert user.seen["project"] == "old"
+
+
+def test_a_users_project_is_copied_where_an_overlay_works(user: User) -> None:
+    """An ordinary user's project on an ordinary disk is an overlay draft; no layer of the user's is left."""
+    assert user.seen["draft_kind"] == "overlay"
+    assert not [p for p in HOME.glob(f"{PREFIX}*") if p.stat().st_uid == user.uid]
 
 
 def test_an_agent_reads_what_its_user_cannot(user: User) -> None:

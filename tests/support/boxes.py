@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from sandbox.testing import FakeEngine
 SMALL = Limits(
     memory_bytes=256 * 1024**2, workspace_bytes=64 * 1024**2, tmp_bytes=16 * 1024**2, inodes=20_000, command_timeout_s=30
 )
+
+OWNER = 12345
+"""Who owns the projects of overlay drafts when the tests run as root."""
 
 
 class Boxes:
@@ -61,6 +66,22 @@ class Boxes:
         """One lease, one sandbox, one commit; the undo snapshot."""
         async with self.open(lease=self.lease(snapshot, *roots, **more)) as box:
             return await box.commit(snapshot, store, expected=expected)
+
+
+class OverlayBoxes(Boxes):
+    """The same with overlay drafts: the projects belong to whoever runs inside, who is not root."""
+
+    def open(
+        self, *mounts: Mount, limits: Limits = SMALL, lease: Lease | None = None, **more: Any
+    ) -> AbstractAsyncContextManager[Sandbox]:
+        """A sandbox with these mounts; single files stay copies."""
+        uid = os.getuid() or OWNER
+        for mount in mounts:
+            if os.getuid() == 0 and mount.mode == "draft":
+                for place in (mount.source, *mount.source.rglob("*")):
+                    os.chown(place, uid, uid, follow_symlinks=False)
+        laid = [replace(m, draft="overlay") if m.mode == "draft" and m.source.is_dir() else m for m in mounts]
+        return super().open(*laid, limits=limits, lease=lease, uid=uid, gid=uid, **more)
 
 
 def sha(text: str | bytes) -> str:
