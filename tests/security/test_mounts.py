@@ -113,12 +113,12 @@ for name, arguments in {
 
 @pytest.mark.probe("19")
 async def test_what_is_withheld_cannot_be_reached_by_any_name(box: Sandbox, place: Path) -> None:
-    """Withheld files, `.git` in drafts and siblings of a context path are nowhere below / (19; design 7).
+    """Withheld files, `.git` and siblings of a context path are nowhere below / (19; design 7).
 
-    In a read path a withheld name stays, empty. The control: the search finds the peers' file, which is shown.
+    In a read path a withheld name is absent too, or, where no overlay can be mounted, empty. The control: the search finds the peers' file, which is shown.
     """
     found = await box.run(["grep", "-rlsI", SECRET, str(place), "/peers", "/workspace", "/tmp", "/home", "/root", "/dev/shm"])
-    assert set(found.stdout.text.split()) == {str(place / "read/.git/config"), "/peers/secret"}
+    assert set(found.stdout.text.split()) == {"/peers/secret"}
     seen = await report(
         box,
         r"""
@@ -128,15 +128,15 @@ for name in ("read/.env", "read/keys/id", "draft/.env", "draft/keys/id", "draft/
     attempt(name, lambda: read(base + "/" + name))
 for name in ("read/.env", "read/keys"):
     attempt("remove " + name, lambda: os.rename(base + "/" + name, base + "/gone"))
-seen["keys"] = os.listdir(base + "/read/keys")
+seen["keys"] = os.listdir(base + "/read/keys") if os.path.exists(base + "/read/keys") else []
 seen["base"] = sorted(os.listdir(base))
 """,
         str(place),
     )
-    assert seen.pop("read/.env") == ""
+    assert seen.pop("read/.env") in ("", "ENOENT")
     assert seen.pop("keys") == []
     assert seen.pop("base") == ["draft", "read"]
-    assert {seen.pop(name) for name in ("remove read/.env", "remove read/keys")} <= {"EBUSY", "EROFS", "EXDEV"}
+    assert {seen.pop(name) for name in ("remove read/.env", "remove read/keys")} <= {"EBUSY", "EROFS", "EXDEV", "ENOENT"}
     assert set(seen.values()) == {"ENOENT"}
 
 
