@@ -115,7 +115,8 @@ for name, arguments in {
 async def test_what_is_withheld_cannot_be_reached_by_any_name(box: Sandbox, place: Path) -> None:
     """Withheld files, `.git` and siblings of a context path are nowhere below / (19; design 7).
 
-    In a read path a withheld name is absent too, or, where no overlay can be mounted, empty. The control: the search finds the peers' file, which is shown.
+    In a read path a withheld name is absent too,
+    or, where no overlay can be mounted, empty. The control: the search finds the peers' file, which is shown.
     """
     found = await box.run(["grep", "-rlsI", SECRET, str(place), "/peers", "/workspace", "/tmp", "/home", "/root", "/dev/shm"])
     assert set(found.stdout.text.split()) == {"/peers/secret"}
