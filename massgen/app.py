@@ -30,7 +30,6 @@ from massgen.context.rules import rules_for
 from massgen.coordination import direct, later, tidy
 from massgen.coordination import record as records
 from massgen.coordination.archive import Archive
-from massgen.coordination.base import Base
 from massgen.coordination.chair import Seat
 from massgen.coordination.conclude import Conclusion, conclude
 from massgen.coordination.orchestrator import Coordination
@@ -50,6 +49,7 @@ from massgen.messages import Message, Usage
 from massgen.models.base import Model
 from massgen.models.team import open_models
 from sandbox import Engine, Mount, Sandbox, SandboxError, Store, cache_folder
+from sandbox.base import Base
 from sandbox.probe import require
 from sandbox.views import bury
 

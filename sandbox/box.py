@@ -10,7 +10,17 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 
 import anyio
@@ -117,13 +127,14 @@ class Sandbox:
         *,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
+        stdin: bytes | AsyncIterable[bytes] = b"",
         timeout_s: float | None = None,
-        on_output: Callable[[int, bytes], None] | None = None,
+        on_output: Callable[[int, bytes], Awaitable[None] | None] | None = None,
     ) -> Outcome:
         """Run one command to its end. Never raises for what the command or the sandbox does: see `Outcome.reason`.
 
         `timeout_s` None means the spec's command timeout. The deadline is kept by the guest and, with some grace, by the host.
+        `on_output` may be slow when it returns something to wait for: the command then waits, too.
         Cancellation kills the command and all it started. Raises LeaseError under a lease to apply or undo: nothing but the
         guest runs there.
         """
@@ -135,7 +146,9 @@ class Sandbox:
             with anyio.move_on_after(limit_s + GRACE_S):
                 channel = await self._start(argv, cwd=cwd, env=env, timeout_s=limit_s, stdin=bool(stdin))
                 try:
-                    if len(stdin) <= AT_ONCE_BYTES:  # in the window, so that it never waits for the program
+                    if (
+                        isinstance(stdin, bytes) and len(stdin) <= AT_ONCE_BYTES
+                    ):  # in the window, so that it never waits for the program
                         if stdin:
                             await _feed(channel, stdin)
                         await _collect(channel, stdout, stderr, on_output)
@@ -270,20 +283,26 @@ class Sandbox:
         await (await self._mux.open("go")).finish()
 
 
-async def _feed(channel: Channel, stdin: bytes) -> None:
+async def _feed(channel: Channel, stdin: bytes | AsyncIterable[bytes]) -> None:
     with contextlib.suppress(SandboxLost):  # the reading side reports it
-        await channel.send(stdin)
+        if isinstance(stdin, bytes):
+            await channel.send(stdin)
+        else:
+            async for chunk in stdin:
+                await channel.send(chunk)
         await channel.end()
 
 
-async def _collect(channel: Channel, stdout: Kept, stderr: Kept, on_output: Callable[[int, bytes], None] | None) -> None:
+async def _collect(
+    channel: Channel, stdout: Kept, stderr: Kept, on_output: Callable[[int, bytes], Awaitable[None] | None] | None
+) -> None:
     """Everything until the command's end."""
     with contextlib.suppress(anyio.EndOfStream):
         while True:
             stream, chunk = await channel.receive()
             (stdout if stream == 1 else stderr).add(chunk)
-            if on_output is not None:
-                on_output(stream, chunk)
+            if on_output is not None and (slow := on_output(stream, chunk)) is not None:
+                await slow
 
 
 async def _give_up(channel: Channel) -> None:

@@ -181,11 +181,15 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
         cwd=spec.cwd,
         labels={**spec.labels, "massgen.mounts": json.dumps(sheet.mounts)},
         limits=spec.limits,
-        memory_bytes=spec.limits.memory_bytes + spec.limits.tmp_bytes + sum(t.size_bytes for t in _unique(sheet.tmpfs)),
+        memory_bytes=spec.limits.memory_bytes + _memory_of_files(spec.limits, sheet.tmpfs),
         lease=lease,
         runtime=spec.runtime,
         unset=tuple(sorted(set(facts.image_env) - {*SEEN_ENV, *spec.env})),
     )
+
+
+def _memory_of_files(limits: Limits, tmpfs: list[Tmpfs]) -> int:
+    return 0 if limits.memory_covers_files else limits.tmp_bytes + sum(t.size_bytes for t in _unique(tmpfs))
 
 
 def _show(mount: Mount, sheet: _Sheet, spec: SandboxSpec, facts: HostFacts) -> None:

@@ -69,6 +69,8 @@ class Limits:
 
     memory_bytes: int = 4 * GIB
     """Anonymous memory; the sizes of the tmpfs mounts are added to what the engine is told, as they count as memory."""
+    memory_covers_files: bool = False
+    """True: nothing is added; what lies in the sandbox's own folders uses up `memory_bytes` like the rest."""
     cpus: float = 2.0
     pids: int = 512
     open_files: int = 4096

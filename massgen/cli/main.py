@@ -23,6 +23,7 @@ from massgen.errors import MassgenError
 
 COMMANDS = {
     "run": "Ask the configured agents a question, or give them a task.",
+    "exec": "Run one command in a sandbox, under limits.",
     "demo": "See the main job: agents fix a real bug in a small project. No key needed.",
     "diff": "Show what a run changed, or would change.",
     "apply": "Write a run's result into your project.",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from massgen.agent.view import ShownAnswer
-from massgen.coordination.base import Base
-from massgen.coordination.patch import Patch, render
 from massgen.coordination.peers import Peers
 from massgen.coordination.state import owner
 from massgen.events.types import Verified
 from sandbox import Snapshot, Store
+from sandbox.base import Base
+from sandbox.patch import Patch, render
 from sandbox.spec import WORKSPACE
 
 SHOWN_PATCH_CHARS = 16_000

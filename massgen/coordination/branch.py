@@ -12,9 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from massgen.coordination.base import absolute
 from massgen.errors import ConfigError
 from sandbox import Entry, Snapshot, Store
+from sandbox.base import absolute
 
 GIT_S = 60.0
 _QUIET = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "commit.gpgSign=false", "gc.auto=0")

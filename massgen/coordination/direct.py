@@ -20,13 +20,13 @@ import anyio
 import anyio.to_thread
 
 from massgen.agent.view import Decision, Failed, Presented
-from massgen.coordination.base import Base, Key, Original, absolute
 from massgen.coordination.final import Result, Stage, is_worse, look, say, verify, why
 from massgen.coordination.verify import is_below
 from massgen.coordination.writeback import Target, Written, conflict, grant, undo_snapshot
 from massgen.errors import ConfigError, VerifyFailed
 from massgen.events.types import Applied, Notice
 from sandbox import WORKSPACE, Drift, SandboxError, Snapshot, Store
+from sandbox.base import Base, Key, Original, absolute
 from sandbox.drafts import tree
 from sandbox.snapshot import Entry, is_git_name
 from sandbox.spec import MIB

@@ -18,7 +18,6 @@ from massgen.coordination.archive import Answer, Archive
 from massgen.coordination.chair import Seat
 from massgen.coordination.handin import take_snapshot
 from massgen.coordination.orchestrator import Decided
-from massgen.coordination.patch import Patch
 from massgen.coordination.patience import Patience
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import owner
@@ -27,6 +26,7 @@ from massgen.events.log import EventLog
 from massgen.events.types import LookStarted, Notice, Verified
 from massgen.events.types import Presented as PresentedEvent
 from sandbox import Sandbox, SandboxError, Snapshot
+from sandbox.patch import Patch
 
 READ_ONLY = "Until now nobody could change the user's files, so nothing is done yet: make the changes now."
 """What the winner is told where coordination was read-only."""

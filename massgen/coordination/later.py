@@ -14,7 +14,6 @@ from typing import Literal
 
 from massgen.coordination import record as records
 from massgen.coordination.archive import patch_of
-from massgen.coordination.base import Base, absolute
 from massgen.coordination.branch import Commit, to_branch
 from massgen.coordination.merge import moved_paths
 from massgen.coordination.record import Record, WriteRecord
@@ -25,6 +24,7 @@ from massgen.errors import ConfigError, MassgenError, SandboxFailed
 from massgen.events.log import EventLog, Reader
 from massgen.events.types import RunFinished
 from sandbox import Engine, Entry, SandboxError, Snapshot, Store
+from sandbox.base import Base, absolute
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import anyio.to_thread
 
-from massgen.coordination.base import Base, Key, Original, absolute
 from massgen.coordination.rooms import Rooms
 from sandbox import WORKSPACE, Entry, Sandbox, Snapshot, Store
+from sandbox.base import Base, Key, Original, absolute
 
 MAX_MERGED_BYTES = 4 * 1024**2
 MERGE_S = 30.0

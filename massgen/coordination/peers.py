@@ -15,8 +15,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from massgen.coordination.patch import Patch
 from massgen.events.types import Verified
+from sandbox.patch import Patch
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.store import Store
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from massgen.coordination.base import Original, absolute
 from sandbox import Entry, Snapshot
+from sandbox.base import Original, absolute
 
 Class = Literal["hooks", "ci", "shell", "editor", "agents", "deletes", "build", "executable", "links"]
 CLASSES: Final[tuple[Class, ...]] = get_args(Class)

@@ -15,7 +15,6 @@ from typing import Literal
 
 import anyio.to_thread
 
-from massgen.coordination.base import Base, Key, absolute, after
 from massgen.coordination.lock import one_writer
 from massgen.coordination.merge import meet
 from massgen.coordination.risks import Risk, classify, needing_consent
@@ -25,6 +24,7 @@ from massgen.errors import ApplyConflict, ConsentNeeded
 from massgen.events.log import EventLog
 from massgen.events.types import Applied, Conflicted, LeaseGranted, Merged, Notice
 from sandbox import Drift, Lease, LeaseError, Snapshot, Store
+from sandbox.base import Base, Key, absolute, after
 
 SHOWN_PATHS = 10
 LOCKS = "locks"

@@ -14,7 +14,6 @@ from massgen.config.model import ContextPath, Novelty
 from massgen.context.rules import rules_for
 from massgen.coordination import record as records
 from massgen.coordination.archive import Archive
-from massgen.coordination.base import Base
 from massgen.coordination.chair import Seat
 from massgen.coordination.conclude import Conclusion, WriteMode, conclude
 from massgen.coordination.orchestrator import Coordination, Decided
@@ -32,6 +31,7 @@ from massgen.events.types import (
 )
 from massgen.messages import Message
 from sandbox import Mount, Sandbox, Store
+from sandbox.base import Base
 from sandbox.testing import FakeEngine
 
 SLOW_S = 60.0

@@ -88,7 +88,7 @@ def test_help_is_instant_and_loads_nothing(root: Path):
 def test_every_command_of_the_table_exists_and_has_help(name: str, capsys: pytest.CaptureFixture[str]):
     """The help text of the group is a table: it must not promise what is not there."""
     assert run(name, "--help") == 0
-    assert "Usage: massgen" in capsys.readouterr().out
+    assert "usage: massgen" in capsys.readouterr().out.lower()
 
 
 @pytest.mark.parametrize("module", ["massgen", "massgen.cli"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from massgen.config.model import Novelty
 from massgen.coordination.archive import Answer
 from massgen.coordination.novelty import jaccard, objection
-from massgen.coordination.patch import FileChange, Patch
+from sandbox.patch import FileChange, Patch
 from sandbox.snapshot import Entry, Snapshot
 
 WORDS = "one two three four five six seven eight nine ten"

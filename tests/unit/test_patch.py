@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from massgen.coordination.base import Base
-from massgen.coordination.patch import Patch, prefixes, render
+from sandbox.base import Base
+from sandbox.patch import Patch, prefixes, render
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.store import Store
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from massgen.coordination.patch import Patch
 from massgen.coordination.peers import Peers
 from massgen.events.types import Verified
+from sandbox.patch import Patch
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.store import Store
 

@@ -119,7 +119,7 @@ def test_write_path_inside_a_read_path_is_fine() -> None:
     assert "/srv/p/sub" in {t.target for t in decided.tmpfs}
 
 
-LIMITS = [f.name for f in dataclasses.fields(Limits)]
+LIMITS = [f.name for f in dataclasses.fields(Limits) if not isinstance(f.default, bool)]
 
 
 @pytest.mark.parametrize("name", LIMITS)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from massgen.cli.run import ALLOW
-from massgen.coordination.base import Original
 from massgen.coordination.risks import CLASSES, STORM_FILES, UNATTENDED, WHY, Risk, classify, needing_consent
 from sandbox import Entry, Snapshot
+from sandbox.base import Original
 
 NEW = Original(kind="absent")
 

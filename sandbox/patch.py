@@ -1,18 +1,21 @@
 """What an answer changes, as text that people read and `git apply` takes.
 
-Links are shown as links (git's mode 120000), binary and very large files are named without content, folders
-are not mentioned: git does not know them either. Pure: originals and contents come in as functions.
+Links are shown as links (git's mode 120000), very large files are named without content, binary ones too unless they are asked
+for; folders are not mentioned: git does not know them either. Pure: originals and contents come in as functions.
 """
 
 from __future__ import annotations
 
+import base64
 import difflib
+import hashlib
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from massgen.coordination.base import Original
+from sandbox.base import Original
 from sandbox.snapshot import Entry, Snapshot
 
 MAX_DIFF_BYTES = 1024 * 1024
@@ -62,16 +65,24 @@ class _Side:
 
 
 def render(
-    snapshot: Snapshot, *, original: Callable[[str, str], Original], content: Callable[[str], bytes], roots: Sequence[str]
+    snapshot: Snapshot,
+    *,
+    original: Callable[[str, str], Original],
+    content: Callable[[str], bytes],
+    roots: Sequence[str],
+    binary: bool = False,
 ) -> Patch:
-    """The patch from the originals to the snapshot. `roots`: the write roots, which decide how paths are shown."""
+    """The patch from the originals to the snapshot. `roots`: the write roots, which decide how paths are shown.
+
+    `binary`: with the bytes of binary files, as `git apply` takes them; without, they are only named.
+    """
     prefix = prefixes(roots)
     texts: list[str] = []
     changes: list[FileChange] = []
     for entry in sorted(snapshot.entries):
         name = shown(entry, prefix)
         for old, new in _steps(_old(original(entry.root, entry.path), content), _new(entry, content)):
-            text, change = _compare(name, old, new)
+            text, change = _compare(name, old, new, binary=binary)
             texts.append(text)
             changes.append(change)
     return Patch(text="".join(texts), changes=tuple(changes))
@@ -134,7 +145,7 @@ def _steps(old: _Side | None, new: _Side | None) -> Iterator[tuple[_Side | None,
     yield old, new
 
 
-def _compare(name: str, old: _Side | None, new: _Side | None) -> tuple[str, FileChange]:
+def _compare(name: str, old: _Side | None, new: _Side | None, *, binary: bool) -> tuple[str, FileChange]:
     a, b = _quoted(f"a/{name}"), _quoted(f"b/{name}")
     head = [f"diff --git {a} {b}\n"]
     kind: Literal["added", "changed", "deleted"] = "changed"
@@ -150,12 +161,35 @@ def _compare(name: str, old: _Side | None, new: _Side | None) -> tuple[str, File
     if lines_before is None or lines_after is None:
         differ = old is None or new is None or old.identity != new.identity
         body = f"Binary files {a} and {b} differ\n" if differ else ""
+        if differ and binary and (old is None or old.content is not None) and (new is None or new.content is not None):
+            body = _binary(old, new)
         return "".join(head) + body, FileChange(path=name, kind=kind, binary=True)
     diff = list(difflib.unified_diff(lines_before, lines_after, a, b))
     added = sum(line.startswith("+") for line in diff[2:])
     removed = sum(line.startswith("-") for line in diff[2:])
     body = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
     return "".join(head) + body, FileChange(path=name, kind=kind, added=added, removed=removed)
+
+
+def _binary(old: _Side | None, new: _Side | None) -> str:
+    """Git's own form: both versions whole, compressed, in base 85; the names of the blobs say what it applies to."""
+    mode = f" {new.mode}" if old and new and old.mode == new.mode else ""
+    return f"index {_blob(old)}..{_blob(new)}{mode}\nGIT binary patch\n{_literal(new)}\n{_literal(old)}\n"
+
+
+def _blob(side: _Side | None) -> str:
+    if side is None or side.content is None:
+        return "0" * 40
+    return hashlib.sha1(b"blob %d\0" % len(side.content) + side.content, usedforsecurity=False).hexdigest()
+
+
+def _literal(side: _Side | None) -> str:
+    content = side.content if side and side.content is not None else b""
+    packed = zlib.compress(content)
+    rows = [packed[at : at + 52] for at in range(0, len(packed), 52)]
+    lengths = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    body = "".join(f"{lengths[len(row) - 1]}{base64.b85encode(row, pad=True).decode()}\n" for row in rows)
+    return f"literal {len(content)}\n{body}"
 
 
 def _lines(side: _Side | None) -> list[str] | None:

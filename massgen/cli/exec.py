@@ -1,0 +1,30 @@
+"""`massgen exec [limits] -- COMMAND …`: `python -m sandbox run`, with the product's own rules on what is never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def command(args: tuple[str, ...]) -> int:
+    """Run one command in a sandbox."""
+    from sandbox.command import main
+
+    try:
+        return main(args, prog="massgen exec", withhold=_withhold)
+    except SystemExit as ended:  # argparse has said what there is to say
+        return int(ended.code or 0)
+
+
+def _withhold(path: Path) -> tuple[str, ...]:
+    from massgen.config.model import ContextPath
+    from massgen.context.rules import rules_for
+
+    return rules_for([ContextPath(path=path)]).withhold(path)

@@ -1,0 +1,21 @@
+"""`python -m sandbox run [limits] -- COMMAND …`."""
+
+from __future__ import annotations
+
+import sys
+
+from sandbox.command import main
+
+USAGE = "usage: python -m sandbox run [options] -- COMMAND …   (python -m sandbox run --help)"
+
+
+def start(args: list[str]) -> int:
+    """The exit code."""
+    if args[:1] != ["run"]:
+        sys.stderr.write(USAGE + "\n")
+        return 2
+    return main(args[1:], prog="python -m sandbox run")
+
+
+if __name__ == "__main__":
+    sys.exit(start(sys.argv[1:]))

@@ -1,0 +1,303 @@
+"""`python -m sandbox run` and `massgen exec`: one command under limits, its bytes and its exit code passed through.
+
+Exit codes: the command's own; 124 out of time, 125 the sandbox could not start or was lost, 126 not executable, 127 not found,
+128+n ended by a signal (137 also for memory), 2 a wrong option, 130 Ctrl-C, 143 SIGTERM. Nothing of ours goes to stdout but the
+object of `--json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sandbox.execute import Done, Job
+    from sandbox.outcome import Outcome
+
+Withhold = Callable[[Path], tuple[str, ...]]
+CHUNK = 64 * 1024
+IMAGE = "massgen-agent:latest"
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
+_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?\Z", re.IGNORECASE)
+
+
+def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None) -> int:
+    """Run it; returns the exit code. `withhold` says what of a shown folder is never shown."""
+    parser = _parser(prog)
+    given = parser.parse_args(args)
+    argv = given.argv[1:] if given.argv[:1] == ["--"] else given.argv
+    if not argv:
+        parser.error(f"there is no command; put it after --, as in: {prog} --memory 512m -- python3 script.py")
+    import anyio
+
+    try:
+        return anyio.run(_go, given, argv, prog, withhold or (lambda _path: ()))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Run one command in a container: no network, no root, limits on everything. The folder you stand in is "
+        "shown as a draft that is thrown away.",
+        epilog="Exit code: the command's; 124 out of time, 125 no sandbox, 126 not executable, 127 not found, 137 out of memory.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-m", "--memory", type=_size, default=_size("4g"), metavar="SIZE", help="all it may use: 512m, 4g (4g)")
+    parser.add_argument("--cpus", type=_positive, default=2.0, metavar="N", help="processors (2)")
+    parser.add_argument("--pids-limit", type=_count, default=512, metavar="N", help="processes and threads (512)")
+    parser.add_argument("--disk", type=_size, metavar="SIZE", help="what it may write into a folder (a quarter of the memory)")
+    parser.add_argument("-t", "--timeout", type=_seconds, default=3600.0, metavar="TIME", help="90, 10m, 1h (1h)")
+    parser.add_argument("--read", action="append", default=[], metavar="PATH", help="show this read-only; repeatable")
+    parser.add_argument("--write", action="append", default=[], metavar="PATH", help="show this as a draft; repeatable")
+    parser.add_argument("--no-cwd", action="store_true", help="do not show the folder you stand in")
+    parser.add_argument("--workdir", metavar="PATH", help="where it starts inside (the folder you stand in)")
+    parser.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="a variable; without a value: yours")
+    parser.add_argument(
+        "--image", default=os.environ.get("MASSGEN_IMAGE") or IMAGE, help=f"any with python3 3.9 or newer ({IMAGE})"
+    )
+    parser.add_argument("--runtime", default="", metavar="NAME", help="the engine's runtime, such as runsc")
+    parser.add_argument("--keep-changes", metavar="FILE", help="write what it changed as a patch for `git apply`")
+    parser.add_argument("-i", "--interactive", action="store_true", help="pass a terminal's input on, too")
+    parser.add_argument("--stats", action="store_true", help="figures on stderr at the end")
+    parser.add_argument("--json", action="store_true", help="one object on stdout, with the output in it")
+    parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="the command and its arguments")
+    return parser
+
+
+def _size(text: str) -> int:
+    match = _SIZE.match(text.strip())
+    value = float(match[1]) * 1024 ** _POWER[match[2].lower()] if match else 0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size above zero; write 512m or 4g (there is no unlimited)")
+    return int(value)
+
+
+def _seconds(text: str) -> float:
+    match = _TIME.match(text.strip())
+    value = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[(match[2] or "").lower()] if match else 0
+    if not 0 < value < 30 * 24 * 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time above zero; write 90, 10m or 1h (there is no unlimited)")
+    return value
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero (there is no unlimited)")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 10**7:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero (there is no unlimited)")
+    return int(text)
+
+
+async def _go(given: Any, argv: list[str], prog: str, withhold: Withhold) -> int:  # noqa: ANN401 - argparse's own namespace
+    from sandbox.errors import SandboxError, SpecError
+
+    try:
+        return await _until_signalled(_job(given, argv, prog), given, prog, withhold)
+    except (SandboxError, BrokenPipeError, BaseExceptionGroup) as error:
+        first = _first(error)
+        if isinstance(first, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; Python would complain at exit
+            return 141
+        if not isinstance(first, SandboxError):
+            raise first from None
+        _tell(f"{prog}: {first}")
+        return 2 if isinstance(first, SpecError) else 125
+
+
+async def _until_signalled(job: Job, given: Any, prog: str, withhold: Withhold) -> int:  # noqa: ANN401 - same
+    import anyio
+
+    from sandbox.engines.docker import DockerEngine
+
+    ended = 0
+    code = 125
+    engine = await DockerEngine.connect()
+    await engine.reap()
+    async with anyio.create_task_group() as tasks:
+
+        async def listen() -> None:
+            nonlocal ended
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+                async for number in signals:
+                    ended = 128 + number
+                    tasks.cancel_scope.cancel()
+
+        tasks.start_soon(listen)
+        code = await _run(job, given, engine, prog, withhold)
+        tasks.cancel_scope.cancel()
+    return ended or code
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _job(given: Any, argv: list[str], prog: str) -> Job:  # noqa: ANN401 - same
+    from sandbox.execute import Job
+    from sandbox.spec import WORKSPACE, Limits
+
+    here = Path.cwd().resolve()
+    write = [_shown(path) for path in given.write]
+    read = [_shown(path) for path in given.read]
+    cwd = WORKSPACE
+    if not given.no_cwd and not any(here.is_relative_to(path) for path in (*write, *read)):
+        if why := _unfit(here):
+            _tell(f"{prog}: {here} is {why} and not shown; the command starts in {WORKSPACE}")
+        else:
+            write.append(here)
+    if any(here.is_relative_to(path) for path in (*write, *read)):
+        cwd = str(here)
+    limits = Limits(memory_bytes=given.memory, cpus=given.cpus, pids=given.pids_limit, command_timeout_s=given.timeout)
+    return Job(
+        argv=argv,
+        image=given.image,
+        limits=limits,
+        disk_bytes=given.disk,
+        read=tuple(read),
+        write=tuple(write),
+        cwd=given.workdir or cwd,
+        env=_environment(given.env),
+        patch=bool(given.keep_changes),
+        runtime=given.runtime,
+    )
+
+
+def _shown(typed: str) -> Path:
+    from sandbox.errors import SpecError
+
+    path = Path(typed).resolve()
+    if not path.exists():
+        raise SpecError(f"{typed} does not exist; create it or leave it out")
+    if why := _unfit(path):
+        raise SpecError(f"{typed} is {why} and is not shown to commands; name a folder in it")
+    return path
+
+
+def _unfit(folder: Path) -> str:
+    from sandbox.facts import cache_folder, state_folder
+
+    if folder == Path("/") or Path.home().resolve().is_relative_to(folder):
+        return "your home folder, or holds it,"
+    if any(own.is_relative_to(folder) or folder.is_relative_to(own) for own in (cache_folder(), state_folder())):
+        return "where massgen keeps its own files"
+    return ""
+
+
+def _environment(words: Sequence[str]) -> dict[str, str]:
+    from sandbox.errors import SpecError
+
+    found: dict[str, str] = {}
+    for word in words:
+        name, is_given, value = word.partition("=")
+        if not name or (not is_given and name not in os.environ):
+            raise SpecError(f"--env {word}: there is no such variable; write {name or 'NAME'}=VALUE")
+        found[name] = value if is_given else os.environ[name]
+    return found
+
+
+async def _run(job: Job, given: Any, engine: Any, prog: str, withhold: Withhold) -> int:  # noqa: ANN401 - same
+    import anyio
+    import anyio.to_thread
+
+    from sandbox.execute import execute
+
+    async def passed(stream: int, chunk: bytes) -> None:
+        await anyio.to_thread.run_sync(_write, stream, chunk)
+
+    done = await execute(job, engine=engine, stdin=_stdin(given), on_output=None if given.json else passed, withhold=withhold)
+    if given.keep_changes:
+        await anyio.Path(given.keep_changes).write_bytes(done.patch.encode("utf-8", "surrogateescape"))
+    outcome = done.outcome
+    if given.json:
+        sys.stdout.write(json.dumps(_object(done)) + "\n")
+        sys.stdout.flush()
+    if outcome.reason not in ("exited", "signalled"):
+        _tell(f"{prog}: {outcome.reason}: {_why(outcome, given)}")
+    if given.stats:
+        _tell(_stats(done))
+    return outcome.shell_code
+
+
+def _why(outcome: Outcome, given: Any) -> str:  # noqa: ANN401 - same
+    match outcome.reason:
+        case "oom":
+            return f"it needed more than its memory of {given.memory // 1024**2} MiB and was killed; raise --memory"
+        case "timeout":
+            return f"it was stopped after {given.timeout:g} s; raise --timeout"
+        case _:
+            return outcome.why or "no more is known"
+
+
+def _write(stream: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(stream, view) :]
+
+
+def _stdin(given: Any) -> bytes | AsyncIterator[bytes]:  # noqa: ANN401 - same
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return b""
+    if os.isatty(0) and not given.interactive:
+        return b""
+    return _read(waits=stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(0))
+
+
+async def _read(*, waits: bool) -> AsyncIterator[bytes]:
+    import anyio
+
+    while True:
+        if waits:
+            await anyio.wait_readable(0)
+        chunk = os.read(0, CHUNK)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _object(done: Done) -> dict[str, Any]:
+    outcome = done.outcome
+    plain = {key: value for key, value in asdict(outcome).items() if key not in ("stdout", "stderr")}
+    texts = {"stdout": outcome.stdout.text, "stderr": outcome.stderr.text, "cut_bytes": outcome.cut_bytes}
+    return {"code": outcome.shell_code, **plain, **texts, "start_s": round(done.start_s, 4)}
+
+
+def _stats(done: Done) -> str:
+    outcome = done.outcome
+    rows = {
+        "ended": outcome.reason + (f" {outcome.exit_code}" if outcome.exit_code is not None else ""),
+        "wall": f"{outcome.wall_s:.3f} s (and {done.start_s:.3f} s to start)",
+        "processor": f"{outcome.cpu_user_s:.3f} s user, {outcome.cpu_sys_s:.3f} s system",
+        "largest process": f"{outcome.max_rss_bytes / 1024**2:.1f} MiB",
+    }
+    return "\n".join(f"  {name:<16} {value}" for name, value in rows.items())
