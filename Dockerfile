@@ -3,7 +3,7 @@
 #   BASE from a registry               apt brings the tools during the build
 #   BASE imported from mmdebstrap      the tools are in it already; the build needs no network
 #
-# scripts/bootstrap picks the world and passes BASE. No ENTRYPOINT, USER or VOLUME: a sandbox sets what runs and as whom.
+# scripts/lib/image.sh picks the world and passes BASE. No ENTRYPOINT, USER or VOLUME: a sandbox sets what runs and as whom.
 ARG BASE=debian:bookworm-slim
 FROM ${BASE}
 
@@ -19,3 +19,4 @@ RUN set -eu; \
     complete
 
 CMD ["python3"]
+LABEL massgen.variant="python"

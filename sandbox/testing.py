@@ -66,7 +66,7 @@ class FakeEngine:
     async def image(self, name: str) -> ImageFacts:
         """Every image exists but the missing ones."""
         if name in self._missing:
-            raise ImageMissing(f"image {name} is not on this engine; build the agent image with scripts/bootstrap", op="image")
+            raise ImageMissing(f"image {name} is not on this engine; build ours with `massgen images build`", op="image")
         return ImageFacts(id="fake")
 
     def images(self) -> NoReturn:

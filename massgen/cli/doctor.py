@@ -77,7 +77,7 @@ async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guaran
         return found, await probe(engine, image, runtime=runtime)
     except SandboxError as error:
         name = "image" if len(found) == 1 else "sandbox"
-        remedy = "scripts/bootstrap builds the agent image; --image or MASSGEN_IMAGE names another" if name == "image" else ""
+        remedy = "`massgen images build` builds it; --image or MASSGEN_IMAGE names another" if name == "image" else ""
         return [*found, Finding(name=name, state="failed", detail=str(error), remedy=remedy)], ()
 
 

@@ -1,9 +1,15 @@
-"""`massgen images`: what of ours lies on the engine, and what of it nobody needs any more."""
+"""`massgen images`: build the agents' images, see what of ours lies on the engine, remove what nobody needs any more.
+
+Building is a shell script, the one that scripts/bootstrap runs before there is a Python to run anything else.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,18 +18,52 @@ if TYPE_CHECKING:
     from sandbox.engines.images import ImageRow
 
 DAY_S = 86400.0
+VARIANTS = ("python", "node", "build")
 
 
 @click.group("images")
 def command() -> None:
-    """The images that `sandbox.prepare` made: list them, remove what nobody needs. Never touches anything else."""
+    """The agents' images, and those that `sandbox.prepare` made. Never touches any other."""
+
+
+@command.command("build")
+@click.argument("variants", nargs=-1, type=click.Choice(VARIANTS), metavar="[VARIANT]…")
+@click.option("--base", help="Build on this image of Debian or Ubuntu. [default: a registry's, else this machine's packages]")
+@click.option("--tag", help="Give the image this name, and leave massgen-agent as it is. For one variant.")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def build(*, variants: tuple[str, ...], base: str | None, tag: str | None, debug: bool) -> int:  # noqa: ARG001
+    r"""Build what is not there yet, and print its name for `sandbox.image`.
+
+    \b
+    python  massgen-agent:latest  python3, pip, pytest, git, ripgrep (the default)
+    node    massgen-agent:node    python, and nodejs, npm
+    build   massgen-agent:build   python, and gcc, g++, make, cmake, pkg-config, headers
+
+    Where no registry answers, the base is made from the package sources of this machine (Debian or Ubuntu) by mmdebstrap,
+    which is installed when it is missing.
+    """
+    if tag and len(variants) > 1:
+        raise click.UsageError("--tag is one name; give one variant")
+    bash = shutil.which("bash")
+    if bash is None:
+        raise click.ClickException("there is no bash on this machine; the build is a script of it")
+    if base:
+        os.environ["MASSGEN_BASE"] = base
+    # In our place: signals, the terminal and the exit code are the script's own.
+    os.execv(bash, [bash, str(_script()), *(("--tag", tag) if tag else ()), "--", *(variants or VARIANTS[:1])])  # noqa: S606
+
+
+def _script() -> Path:
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "scripts" / "images"
+    return shipped if shipped.exists() else package.parent / "scripts" / "images"
 
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def list_images(*, as_json: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
-    """Every prepared image: its name, size and age, what it was made from, whether a container uses it."""
+    """Every image of ours: its name, size and age, what it was made from, whether a container uses it."""
     import anyio
 
     from massgen.cli.engine import connect, translated
@@ -83,6 +123,6 @@ def _show(rows: tuple[ImageRow, ...], *, as_json: bool) -> None:
     for row in sorted(rows, key=lambda r: -r.created):
         name = ", ".join(row.tags) or row.id.removeprefix("sha256:")[:12]
         age = duration_text(max(now - row.created, 0.0))
-        base = line(row.labels.get(BASE_LABEL, ""), 60)
+        base = line(row.labels.get(BASE_LABEL, "?"), 60)
         used = "   in use" if row.in_use else ""
         click.echo(f"{name}   {bytes_text(row.size_bytes)}   {age} old   from {base}{used}")

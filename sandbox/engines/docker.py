@@ -111,9 +111,7 @@ class DockerEngine:
             try:
                 found = client.inspect_image(name)
             except docker.errors.ImageNotFound as error:
-                message = (
-                    f"image {name} is not on this engine; build the agent image with scripts/bootstrap, or docker pull {name}"
-                )
+                message = f"image {name} is not on this engine; build ours with `massgen images build`, or docker pull {name}"
                 raise ImageMissing(message, op="image") from error
             config = found.get("Config") or {}
             return ImageFacts(
@@ -334,7 +332,7 @@ def _unavailable(error: BaseException) -> EngineUnavailable:
 
 def _explain(text: str, image: str) -> str:
     if re.search(r"python3.*(not found|no such file)", text, re.IGNORECASE):
-        return f"image {image} has no python3; any image with python3 3.9 or newer works (massgen's own: scripts/bootstrap)"
+        return f"image {image} has no python3; any image with python3 3.9 or newer works (massgen's own: `massgen images build`)"
     return f"the engine could not start a container of {image}: {text.strip()}"
 
 

@@ -1,21 +1,15 @@
-"""Docker's images: prepare, build, pull, import, list, remove.
+"""Docker's images: prepare, list, remove.
 
 Images are prepared in a container that is then committed, not by the engine's builder: what a builder takes in (files,
 certificates, variables) stays readable in a layer or in the image's history, it knows no limits, and the newer builder is a
 plugin that many machines lack. The container has the capabilities that package managers need and no others, limits, and no
-new privileges. Dockerfiles of ours take nothing in, and go to the builder that every engine has.
+new privileges. The agent images themselves are built by a script, before there is a Python to run this.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import os
-import socket
-import tarfile
-from collections.abc import Callable, Iterable, Mapping
-from http import HTTPStatus
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,7 +19,7 @@ import docker.types
 from sandbox import owner
 from sandbox.engines.base import Link
 from sandbox.engines.docker import Client, DockerLink, _attach, _call
-from sandbox.engines.images import FOLDER, PREPARED_LABEL, VARIANT_LABEL, ImageRow, Network, Preparing
+from sandbox.engines.images import FOLDER, PREPARED_LABEL, VARIANT_LABEL, ImageRow, Preparing
 from sandbox.errors import EngineError, StartFailed
 
 if TYPE_CHECKING:
@@ -34,8 +28,6 @@ if TYPE_CHECKING:
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETFCAP", "SETGID", "SETUID")
 """What apt, pip and npm need as root; no raw sockets, no devices, no chroot."""
 COMMIT_S = 600.0
-BUILD_S = 1800.0
-LAST_LINES = 20
 
 
 class DockerImages:
@@ -151,98 +143,6 @@ class DockerImages:
             return True
 
         return await _call(lambda: self._with_client(remove, COMMIT_S))
-
-    async def tag(self, image: str, name: str) -> None:
-        """One more name."""
-        repository, _, version = name.partition(":")
-        await _call(lambda: self._with_client(lambda c: c.tag(image, repository, version or "latest", force=True)))
-
-    async def pull(self, image: str, *, deadline_s: float) -> None:
-        """The engine pulls; `deadline_s` is how long it may say nothing."""
-        repository, _, version = image.partition(":")
-        await _call(lambda: self._with_client(lambda c: c.pull(repository, tag=version or "latest"), deadline_s))
-
-    async def load_root(self, archive: Iterable[bytes], *, tag: str) -> None:
-        """`docker import`, from a stream."""
-        repository, _, version = tag.partition(":")
-
-        def load(client: Client) -> None:
-            client.import_image_from_data(archive, repository=repository, tag=version or "latest")
-
-        await _call(lambda: self._with_client(load, BUILD_S))
-
-    async def build(
-        self, dockerfile: bytes, *, tag: str, arguments: Mapping[str, str], network: Network, say: Callable[[str], None]
-    ) -> None:
-        """The classic builder. Closing the connection, as a cancelled caller does, stops it."""
-        said: list[str] = []
-        layers: list[str] = []
-        sockets: list[socket.socket] = []
-
-        def build(client: Client) -> None:
-            params = {"t": tag, "buildargs": json.dumps(dict(arguments)), "networkmode": network, "rm": 1, "forcerm": 1}
-            context = _tar({"Dockerfile": dockerfile})
-            headers = {"Content-Type": "application/x-tar"}
-            # Not the SDK's `build`: it hides the connection, and closing that is the only way to stop a build.
-            response = client.post(
-                f"{client.base_url}/v{client.api_version}/build",
-                params=params, data=context, headers=headers, stream=True, timeout=BUILD_S,
-            )  # fmt: skip
-            with contextlib.closing(response):
-                if response.status_code != HTTPStatus.OK:
-                    raise EngineError(f"the engine refused to build: {response.text[:400]}", op="build")
-                sockets.append(client._get_raw_response_socket(response))  # noqa: SLF001
-                for line in response.iter_lines(chunk_size=None):
-                    _hear(json.loads(line), said, layers, say)
-
-        try:
-            await _call(lambda: self._with_client(build, BUILD_S), abandon=True)
-        except BaseException:
-            for raw in sockets:
-                with contextlib.suppress(OSError):
-                    getattr(raw, "_sock", raw).shutdown(socket.SHUT_RDWR)
-            with anyio.CancelScope(shield=True):
-                await self._drop(layers)
-            raise
-
-    async def _drop(self, layers: list[str]) -> None:
-        """What a failed build left, newest first; a layer that something else uses stays."""
-        for layer in reversed(layers):
-            with contextlib.suppress(EngineError):
-                if not await self._named(layer):
-                    await self.remove(layer)
-
-    async def _named(self, image: str) -> bool:
-        def tags(client: Client) -> bool:
-            try:
-                return bool(client.inspect_image(image).get("RepoTags"))
-            except docker.errors.ImageNotFound:
-                return True
-
-        return await _call(lambda: self._with_client(tags))
-
-
-def _hear(message: dict[str, Any], said: list[str], layers: list[str], say: Callable[[str], None]) -> None:
-    text = str(message.get("stream") or message.get("error") or "").rstrip()
-    if text.startswith(" ---> ") and len(text.split()[-1]) == 12:
-        if "Running in" not in text and "Using cache" not in text:
-            layers.append(text.split()[-1])
-        return
-    if text:
-        said.append(text)
-        say(text)
-    if "error" in message:
-        raise EngineError("the image could not be built; its last lines:\n  " + "\n  ".join(said[-LAST_LINES:]), op="build")
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return out.getvalue()
 
 
 def _host_config(preparing: Preparing, cpus: int) -> dict[str, Any]:

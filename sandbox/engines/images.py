@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -14,7 +14,7 @@ Network = Literal["bridge", "host", "none"]
 PREPARED_LABEL = "massgen.prepared"
 """On images that `prepare` made: the hash of what they were made from."""
 BASE_LABEL = "massgen.base"
-"""On images that were made from another one: its name."""
+"""On images that were made from another one: its name. (scripts/lib/image.sh writes it too.)"""
 VARIANT_LABEL = "massgen.variant"
 """On images that were built from a Dockerfile of ours: which one."""
 FOLDER = "/massgen-prepare"
@@ -66,22 +66,4 @@ class Images(Protocol):
 
     async def remove(self, image: str) -> bool:
         """Remove an image or a tag; False when a container uses it. Raises EngineError."""
-        ...
-
-    async def tag(self, image: str, name: str) -> None:
-        """One more name. Raises EngineError."""
-        ...
-
-    async def pull(self, image: str, *, deadline_s: float) -> None:
-        """From the image's registry. Raises EngineError, EngineUnavailable: no registry, no such image."""
-        ...
-
-    async def load_root(self, archive: Iterable[bytes], *, tag: str) -> None:
-        """A root file system, as a tar stream, becomes an image. Raises EngineError, and whatever `archive` raises."""
-        ...
-
-    async def build(
-        self, dockerfile: bytes, *, tag: str, arguments: Mapping[str, str], network: Network, say: Callable[[str], None]
-    ) -> None:
-        """From a Dockerfile alone, without a context. Raises EngineError with the last lines; leaves nothing half built."""
         ...

@@ -1,38 +1,81 @@
-# The agent image: built once per Dockerfile, from a registry's base or from one made of this machine's packages. Sourced.
+# The agent images: built once per Dockerfile, from a registry's base or from one made of this machine's packages. Sourced, by
+# scripts/bootstrap and by `massgen images build`; the wheel ships it, with common.sh, below massgen/scripts.
 
-TOOLS=python3,git,ripgrep,python3-pip,python3-pytest # what the Dockerfile wants to find
+VARIANTS=(python node build)
 
-image_tag() { printf 'massgen-agent:%s\n' "$(sha256sum Dockerfile | cut -c1-12)"; }
+variant_file() { if [ "$1" = python ]; then printf '%s\n' "$ROOT/Dockerfile"; else printf '%s\n' "$ROOT/images/$1.Dockerfile"; fi; }
+
+# What the Dockerfile wants to find, where no registry and no package source can be reached while it is built.
+variant_packages() {
+    printf 'python3,git,ripgrep,python3-pip,python3-pytest'
+    case $1 in
+        node) printf ',nodejs,npm' ;;
+        build) printf ',gcc,g++,libc6-dev,make,cmake,pkg-config,python3-dev' ;;
+    esac
+}
+
+# image_tag [VARIANT]: changes with whatever the image is made from.
+image_tag() {
+    local variant=${1:-python}
+    if [ "$variant" = python ]; then
+        printf 'massgen-agent:%s\n' "$({ cat "$(variant_file python)"; printf '%s' "${MASSGEN_BASE:-}"; } | sha256sum | cut -c1-12)"
+    else
+        printf 'massgen-agent:%s-%s\n' "$variant" "$({ cat "$(variant_file "$variant")"; image_tag; } | sha256sum | cut -c1-12)"
+    fi
+}
+
+# image_name [VARIANT]: what a config names.
+image_name() { if [ "${1:-python}" = python ]; then echo massgen-agent:latest; else echo "massgen-agent:$1"; fi; }
 
 image_id() { docker image inspect --format '{{.Id}}' "$1" 2>/dev/null; }
 
 image_current() { local id; id=$(image_id "$(image_tag)") && [ "$id" = "$(image_id massgen-agent:latest)" ]; }
 
+# ensure_image [VARIANT] [NAME]
 ensure_image() {
-    local tag
-    tag=$(image_tag)
-    if ! image_id "$tag" >/dev/null; then build_image "$tag"; fi
-    docker tag "$tag" massgen-agent:latest
+    local variant=${1:-python} tag
+    tag=$(image_tag "$variant")
+    ensure_built "$variant" "$tag"
+    docker tag "$tag" "${2:-$(image_name "$variant")}"
+}
+
+# ensure_built VARIANT TAG: one build of a tag at a time; who waited finds it done. A subshell, so that the lock ends with it.
+ensure_built() {
+    if image_id "$2" >/dev/null; then return; fi
+    mkdir -p "$STATE"
+    (
+        flock -n 8 || { say "waiting for another build of $2"; flock 8; }
+        if ! image_id "$2" >/dev/null; then build_image "$1" "$2"; fi
+    ) 8>"$STATE/image-${2##*:}.lock"
 }
 
 build_image() {
-    local tag=$1 base
-    say "agent image $tag: Debian or Ubuntu with python3, pip, git, ripgrep, pytest"
-    if [ -n "${MASSGEN_BASE:-}" ]; then
-        run_build "$tag" "$MASSGEN_BASE" || die "the agent image could not be built on $MASSGEN_BASE" "see the message above" 125
+    local variant=$1 tag=$2 base
+    say "agent image $tag: Debian or Ubuntu with $(variant_packages "$variant")"
+    if [ "$variant" != python ]; then
+        base=$(image_tag)
+        ensure_built python "$base"
+    elif [ -n "${MASSGEN_BASE:-}" ]; then
+        run_build "$variant" "$tag" "$MASSGEN_BASE" || die "the agent image could not be built on $MASSGEN_BASE" "see the message above" 125
         return
+    else
+        base=debian:bookworm-slim
     fi
-    base=debian:bookworm-slim
-    if pull "$base"; then
-        if run_build "$tag" "$base"; then return; fi
+    if image_id "$base" >/dev/null || pull "$base"; then
+        if run_build "$variant" "$tag" "$base"; then return; fi
         say "building on $base failed; making the base from this machine's packages instead"
     else
         say "no registry answers; making the base from this machine's packages instead"
     fi
-    base=massgen-base:import
-    import_base "$base"
-    run_build "$tag" "$base" || die "the agent image could not be built" "see the message above" 125
+    build_without_registry "$variant" "$tag"
+}
+
+build_without_registry() {
+    local base=massgen-base:${2##*:} built=yes
+    import_base "$base" "$(variant_packages "$1")"
+    run_build "$1" "$2" "$base" || built=no
     docker image rm "$base" >/dev/null # the name only: its layer is in the agent image
+    if [ "$built" = no ]; then die "the agent image could not be built" "see the message above" 125; fi
 }
 
 # pull IMAGE: 15 s for the registry to answer at all, then 5 minutes for the download.
@@ -51,16 +94,18 @@ pull() {
 
 # The Dockerfile alone is the context. Nothing of this machine (CAs, proxies, sources) can get in by accident;
 # proxy variables are the engine's predefined build arguments, which no layer keeps.
+# run_build VARIANT TAG BASE
 run_build() {
     local name args=()
     for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
         if [ -n "${!name:-}" ]; then args+=(--build-arg "$name"); fi
     done
-    say "building $1 on $2"
+    say "building $2 on $3"
     local log
     log=$(mktemp)
     # The classic builder is in every engine; the newer one needs a plugin that Debian does not install.
-    if DOCKER_BUILDKIT=0 docker build --force-rm --network host --build-arg "BASE=$2" "${args[@]}" --tag "$1" - <Dockerfile >"$log" 2>&1; then
+    if DOCKER_BUILDKIT=0 docker build --force-rm --network host --build-arg "BASE=$3" "${args[@]}" \
+        --label "massgen.base=$3" --tag "$2" - <"$(variant_file "$1")" >"$log" 2>&1; then
         rm -f "$log"
         return 0
     fi
@@ -69,14 +114,14 @@ run_build() {
     return 1
 }
 
-# import_base NAME: a small root of this machine's own release, from its own package sources, tools included.
+# import_base NAME PACKAGES: a small root of this machine's own release, from its own package sources, tools included.
 import_base() {
     command -v mmdebstrap >/dev/null || apt_install "to make the agent image without a registry" mmdebstrap
     apt_update
     local suite sources
     suite=$(release)
     sources=$(release_sources "$suite")
-    local options=(--quiet --variant=minbase --include="$TOOLS"
+    local options=(--quiet --variant=minbase --include="$2"
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright'
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*'
         --dpkgopt='path-exclude=/usr/share/info/*')
@@ -133,9 +178,13 @@ release_sources() {
     done
 }
 
+# The sources that the image keeps: without the security ones, what it has is newer than what it can install.
 public_source() {
     case "$(os_field ID) $(os_field ID_LIKE)" in
-        *ubuntu*) printf 'deb http://archive.ubuntu.com/ubuntu %s main universe' "$1" ;;
-        *) printf 'deb http://deb.debian.org/debian %s main' "$1" ;;
+        *ubuntu*) printf 'deb http://archive.ubuntu.com/ubuntu %s main universe\n' "$1" "$1-updates" "$1-security" ;;
+        *)
+            printf 'deb http://deb.debian.org/debian %s main\n' "$1" "$1-updates"
+            printf 'deb http://deb.debian.org/debian-security %s-security main\n' "$1"
+            ;;
     esac
 }

@@ -81,15 +81,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_a_wheel_that_lacks_what_a_clone_has_is_caught(wheel: set[str]) -> None:
-    """Prompts, the demo project, examples and the Dockerfile are shipped, not only the Python files."""
+    """Prompts, the demo project, examples and what images are built from are shipped, not only the Python files."""
 
     def below(folder: str, shipped_as: str) -> set[str]:
         files = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         return {f"{shipped_as}/{path.relative_to(ROOT / folder)}" for path in files}
 
-    wanted = (
-        below("massgen", "massgen") | below("sandbox", "sandbox") | below("configs", "massgen/configs") | {"massgen/Dockerfile"}
-    )
+    folders = {"massgen": "massgen", "sandbox": "sandbox", "configs": "massgen/configs", "images": "massgen/images"}
+    wanted = set().union(*(below(folder, shipped_as) for folder, shipped_as in folders.items()))
+    wanted |= {f"massgen/{name}" for name in ("Dockerfile", "scripts/images", "scripts/lib/common.sh", "scripts/lib/image.sh")}
     assert {path for path in wanted if ".pytest_cache" not in path} - wheel == set()
 
 
