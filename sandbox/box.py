@@ -129,14 +129,18 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         stdin: bytes | AsyncIterable[bytes] = b"",
         timeout_s: float | None = None,
+        idle_timeout_s: float | None = None,
+        max_output_bytes: int | None = None,
         on_output: Callable[[int, bytes], Awaitable[None] | None] | None = None,
     ) -> Outcome:
         """Run one command to its end. Never raises for what the command or the sandbox does: see `Outcome.reason`.
 
         `timeout_s` None means the spec's command timeout. The deadline is kept by the guest and, with some grace, by the host.
-        `on_output` may be slow when it returns something to wait for: the command then waits, too.
-        Cancellation kills the command and all it started. Raises LeaseError under a lease to apply or undo: nothing but the
-        guest runs there.
+        `idle_timeout_s` without a word, on either stream, ends it as `idle`; more than `max_output_bytes` of both streams
+        together end it as `output`, with the first so many delivered; None means no such limit. Time in which the host takes no
+        output, or in which everything is stopped, is not silence. `on_output` may be slow when it returns something to wait for:
+        the command then waits, too. Cancellation kills the command and all it started. Raises
+        LeaseError under a lease to apply or undo: nothing but the guest runs there.
         """
         limit_s = self.spec.limits.command_timeout_s if timeout_s is None else timeout_s
         stdout, stderr = Kept(self.spec.limits.output_bytes), Kept(self.spec.limits.output_bytes)
@@ -144,7 +148,8 @@ class Sandbox:
             return Outcome(reason="refused", why=why)
         try:
             with anyio.move_on_after(limit_s + GRACE_S):
-                channel = await self._start(argv, cwd=cwd, env=env, timeout_s=limit_s, stdin=bool(stdin))
+                ends = {"timeout_s": limit_s, "idle_timeout_s": idle_timeout_s, "max_output_bytes": max_output_bytes}
+                channel = await self._start(argv, cwd=cwd, env=env, ends=ends, stdin=bool(stdin))
                 try:
                     if (
                         isinstance(stdin, bytes) and len(stdin) <= AT_ONCE_BYTES
@@ -174,7 +179,7 @@ class Sandbox:
         """A program that is talked to; leaving the block kills it and everything it started. Raises SpecError, SandboxLost."""
         if why := _unusable(argv, cwd, env):
             raise SpecError(why, op="spawn")
-        channel = await self._start(argv, cwd=cwd, env=env, timeout_s=None, stdin=True)
+        channel = await self._start(argv, cwd=cwd, env=env, ends={}, stdin=True)
         try:
             yield Process(channel)
         finally:
@@ -182,7 +187,13 @@ class Sandbox:
                 await _give_up(channel)
 
     async def _start(
-        self, argv: Sequence[str], *, cwd: str | None, env: Mapping[str, str] | None, timeout_s: float | None, stdin: bool
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None,
+        env: Mapping[str, str] | None,
+        ends: Mapping[str, float | None],
+        stdin: bool,
     ) -> Channel:
         lease = self.plan.lease
         if lease is not None and lease.purpose != "direct":
@@ -192,8 +203,8 @@ class Sandbox:
             argv=list(argv),
             cwd=cwd or self.spec.cwd,
             env={**self.plan.env, **(env or {})},
-            timeout_s=timeout_s,
             stdin=stdin,
+            **ends,
         )
 
     async def read(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:

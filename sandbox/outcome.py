@@ -10,11 +10,12 @@ Reason = Literal["exited", "signalled", "timeout", "idle", "oom", "pids", "disk"
 """Why a command ended; each has a witness, none is guessed from an exit code.
 
 exited, signalled: the kernel's wait status of the leader. timeout: our deadline passed and we killed it. idle: it wrote
-nothing for `idle_timeout_s` and we killed it. oom: a kill counter of the container's memory cgroup moved while it ran, or,
-when the guest itself fell, the engine's `oom` event. pids: the cgroup's counter of refused forks moved, and it failed.
-disk: a writable mount has no block or no inode left, and it failed. output: it wrote more than `max_output_bytes` and we
-killed it. killed: the caller ended it. refused: it could not be started (no such program, no such folder). engine: the
-container engine died or was restarted. lost: the container died while its engine lives, or no longer answers."""
+nothing for `idle_timeout_s` and we killed it. oom: the kernel's counter of kills for memory moved while it ran, and SIGKILL
+ended it. pids: the counter of refused processes moved while it ran, and it failed. disk: it failed, and a writable mount has
+no block or no inode left; or drafts outgrew their share, and we killed it. output: it wrote more than `max_output_bytes` and,
+if it still ran, we killed it. killed: the caller ended it. refused: it could not be started (no such program, no such folder).
+engine: its container's stream ended and the engine no longer answers. lost: the container is gone while its engine lives, or
+its guest no longer answers."""
 
 _NOT_EXECUTABLE = frozenset((errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR, errno.ETXTBSY))
 
@@ -61,9 +62,8 @@ class Outcome:
     """The most that was seen in use, as `peak_of` says; 0 when nothing was measured."""
     peak_pids: int = 0
     """The most processes and threads that were seen in the sandbox, the guest's own among them; 0 for a short command."""
-    peak_of: Literal["process", "samples", "cgroup"] = "process"
-    """Of what the peaks are. process: the largest process. samples: the whole sandbox, looked at once a second. cgroup: the
-    kernel's own peak of the whole sandbox since its start."""
+    peak_of: Literal["process", "samples"] = "process"
+    """Of what the peaks are. process: its largest process. samples: the whole sandbox, looked at once a second."""
 
     @property
     def ok(self) -> bool:
@@ -85,7 +85,9 @@ class Outcome:
                 return 125
             case "refused":
                 return 126 if self.errno in _NOT_EXECUTABLE else 127
-            case "exited" | "signalled" | "oom" | "pids" | "disk" | "output" | "killed":
+            case "output":
+                return self.exit_code or 128 + (self.signal or 9)  # not 0 when it was faster than we
+            case "exited" | "signalled" | "oom" | "pids" | "disk" | "killed":
                 if self.signal is None and self.exit_code is not None:
                     return self.exit_code
                 return 128 + (self.signal or 9)

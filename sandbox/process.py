@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 
@@ -14,7 +14,6 @@ _REASONS: dict[str, Reason] = {
     reason: reason
     for reason in ("exited", "signalled", "timeout", "idle", "oom", "pids", "disk", "output", "killed", "refused", "engine")
 }
-_PEAKS: dict[str, Literal["samples", "cgroup"]] = {"samples": "samples", "cgroup": "cgroup"}
 
 
 class Kept:
@@ -67,7 +66,7 @@ def outcome_of(verdict: dict[str, Any], stdout: Output = Output(), stderr: Outpu
         max_rss_bytes=int(_number(verdict.get("max_rss_bytes"))),
         peak_memory_bytes=int(_number(verdict.get("peak_memory_bytes") or verdict.get("max_rss_bytes"))),
         peak_pids=int(_number(verdict.get("peak_pids"))),
-        peak_of=_PEAKS.get(str(verdict.get("peak_of")), "process"),
+        peak_of="samples" if verdict.get("peak_of") == "samples" else "process",
     )
 
 

@@ -183,9 +183,21 @@ class Nobody:
         except OSError:
             return
 
-    def oom_kills(self) -> int:
-        """No limits, no kills."""
-        return 0
+    def counters(self) -> tuple[int, int]:
+        """No limits, no kills, no refusals."""
+        return 0, 0
+
+    def in_use(self) -> tuple[int, int]:
+        """The machine's use is not ours."""
+        return 0, 0
+
+    def limits(self) -> tuple[int, int]:
+        """None."""
+        return 0, 0
+
+    def full(self) -> list[str]:
+        """The host's disks are not ours either."""
+        return []
 
 
 def _signal(pid: int, number: int) -> None:

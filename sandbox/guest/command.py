@@ -44,10 +44,19 @@ class Command:
         self.deadline: float | None = None if timeout is None else self.started + float(timeout)
         self.timed = timeout is not None
         """A single command; without a deadline it is a program that is talked to, and starts commands itself."""
+        idle, most = request.get("idle_timeout_s"), request.get("max_output_bytes")
+        self.idle_s: float | None = None if idle is None else float(idle)
+        self.heard = self.started
+        """When it last said something, or could not because of us."""
+        self._max_output: int | None = None if most is None else int(most)
+        self._written = 0
+        self._limits = {"timeout": timeout, "idle": idle, "output": most}
+        self.peaks = (0, 0)
+        """The most memory and processes that the clock saw in use in the whole sandbox."""
         self.forced = ""
         self.verdict: dict[str, Any] | None = None
         self.drain_until = 0.0
-        self._ooms = guest.ooms()
+        self._counters = guest.counters()
         self._input: deque[bytes] = deque()
         self._input_ended = not request.get("stdin")
         with guest.births:
@@ -78,10 +87,27 @@ class Command:
         if not count:
             self._close_output(fd)
             return
+        if self.idle_s is not None:
+            self.heard = time.monotonic()
+        if self._max_output is not None:
+            count = self._allowed(count)
+            if not count:
+                return
         self.credit -= count
         self.guest.send(data_frame(self.channel, self._outputs[fd], _buffer[:count]))
         if self.credit <= 0:
             self._pause()
+
+    def _allowed(self, count: int) -> int:
+        """How many of these bytes may still be passed on; with one too many, it ends. The same when it ended just before."""
+        room = max(0, (self._max_output or 0) - self._written)
+        self._written += count
+        if count <= room:
+            return count
+        self.kill("output")
+        if self.verdict is not None and self.verdict["reason"] in ("exited", "signalled", "pids", "disk"):
+            self.verdict.update(reason="output", message=self._why("output"))
+        return room
 
     def _pause(self) -> None:
         if self._watched:
@@ -106,7 +132,8 @@ class Command:
     def granted(self, count: int) -> None:
         """The host can take more output."""
         self.credit += count
-        self.drain_until = time.monotonic() + DRAIN_S  # the wait for a slow host does not count
+        self.heard = time.monotonic()  # the wait for a slow host does not count
+        self.drain_until = self.heard + DRAIN_S
         if self.credit > 0:
             self._resume()
 
@@ -167,21 +194,77 @@ class Command:
     # -- its end -------------------------------------------------------------------------------------------
 
     def kill(self, why: str) -> None:
-        """End it now; `why` (timeout, killed) becomes the reason."""
+        """End it now; `why` (timeout, idle, output, killed) becomes the reason."""
         if self.verdict is None:
             self.forced = self.forced or why
             self.guest.world.signal_session(self.pid, signal.SIGKILL)
             self.guest.world.signal_session(self.pid, signal.SIGCONT)
 
+    def expires(self) -> float | None:
+        """When the loop has to look at it next; None: nothing but its own end ends it."""
+        if self.verdict is not None:
+            return self.drain_until if self.credit > 0 else None  # without credit only the host can help
+        if self.idle_s is None or self.credit <= 0 or self.guest.stopped:
+            return self.deadline
+        idle_at = self.heard + self.idle_s
+        return idle_at if self.deadline is None else min(self.deadline, idle_at)
+
+    def expire(self, now: float) -> None:
+        """Kill it when its time, or our patience with its silence, is over."""
+        if self.deadline is not None and now >= self.deadline:
+            self.deadline = None
+            self.kill("timeout")
+        elif self.idle_s is not None and not self.guest.stopped and self.credit > 0 and now >= self.heard + self.idle_s:
+            self.idle_s = None
+            self.kill("idle")
+
+    def _judge(self, code: int | None, number: int | None) -> str:
+        """Why it ended, by what the kernel counted since it began. Looked at only when it failed: that costs."""
+        if self.forced:
+            return self.forced
+        if code == 0:
+            return "exited"
+        kills, forks = self.guest.world.counters()
+        if (number == signal.SIGKILL or code == 137) and kills > self._counters[0]:
+            return "oom"
+        if forks > self._counters[1]:
+            return "pids"
+        if self.guest.world.full():
+            return "disk"
+        return "exited" if number is None else "signalled"
+
+    def _why(self, reason: str) -> str:
+        """For people: which limit it was, and what to do about it."""
+        limit = self._limits.get(reason)
+        if reason == "timeout":
+            return f"killed: it still ran after {limit:g} s; give it a longer timeout_s, or less to do"
+        if reason == "idle":
+            return f"killed: it wrote nothing for {limit:g} s; give it a longer idle_timeout_s, or let it report its progress"
+        if reason == "output":
+            return f"killed: it wrote more than {limit} bytes; raise max_output_bytes, or let it write into a file"
+        memory, pids = self.guest.world.limits()
+        if reason == "oom":
+            mib = f" of {memory // 1024**2} MiB" if memory else ""
+            return (
+                f"the kernel killed it: the sandbox's memory{mib}, files included, was used up; raise memory_bytes, or use less"
+            )
+        if reason == "pids":
+            most = f" {pids}" if pids else ""
+            return (
+                f"it failed after a process or thread too many was refused; raise pids{most and f' beyond{most}'}, or start fewer"
+            )
+        if reason == "disk" and self.forced:
+            return "killed: the drafts took more of the disk than the sandbox was given; write less, or raise its limits"
+        if reason == "disk":
+            places = ", ".join(self.guest.world.full()) or "a writable place"
+            return f"it failed while {places} was full; raise workspace_bytes, tmp_bytes or inodes, or remove files"
+        return ""
+
     def leader_ended(self, status: int, usage: Any) -> None:
         """The loop reaped our leader: judge, and kill what it left."""
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        reason = "exited" if number is None else "signalled"
-        if self.forced:
-            reason = self.forced
-        elif (number == signal.SIGKILL or code == 137) and self.guest.world.oom_kills() > self._ooms:
-            reason = "oom"
+        reason = self._judge(code, number)
         self.verdict = {
             "reason": reason,
             "exit_code": code,
@@ -191,6 +274,11 @@ class Command:
             "cpu_sys_s": usage.ru_stime,
             "max_rss_bytes": usage.ru_maxrss * 1024,
         }
+        if reason not in ("exited", "signalled", "killed"):
+            self.verdict["message"] = self._why(reason)
+        if self.peaks[1]:
+            memory = max(self.peaks[0], usage.ru_maxrss * 1024)
+            self.verdict.update(peak_memory_bytes=memory, peak_pids=self.peaks[1], peak_of="samples")
         self.drain_until = time.monotonic() + DRAIN_S
         self._close_input()
 

@@ -37,7 +37,7 @@ Ready = Callable[[int], None]
 CHUNK = 256 * 1024
 MAX_COMMANDS = 64
 ABANDON_S = 30.0
-STALL_S = 5
+STALL_S = 3
 """How long the loop may stand still before everything else is killed; twice that, and the guest ends itself."""
 
 WORK: dict[str, Work] = {
@@ -71,7 +71,7 @@ class Guest:
         self._channels: dict[int, Command | Task] = {}
         self._commands: dict[int, Command] = {}
         """Those whose leader lives, by pid."""
-        self._ooms: int | None = None
+        self._counters: tuple[int, int] | None = None
         self._epoll = select.epoll()
         self._ready: dict[int, Ready] = {}
         self._buffer = memoryview(bytearray(CHUNK))
@@ -239,6 +239,8 @@ class Guest:
             elif op in ("stop", "go"):
                 self.stopped = op == "stop"
                 (self.world.stop_all if self.stopped else self.world.go_all)()
+                for stopped in self._commands.values():
+                    stopped.heard = time.monotonic()  # who is stopped cannot speak
                 self.send(control_frame(CLOSE, number, {"reason": "ok"}))
             elif isinstance(op, str) and op in WORK:
                 self._channels[number] = Task(self, number, WORK[op], request)
@@ -282,9 +284,7 @@ class Guest:
         soonest: float | None = None
         for channel in self._channels.values():
             if isinstance(channel, Command):
-                at = channel.deadline
-                if channel.verdict is not None:
-                    at = channel.drain_until if channel.credit > 0 else None  # without credit only the host can help
+                at = channel.expires()
                 if at is not None and (soonest is None or at < soonest):
                     soonest = at
         return None if soonest is None else max(0.0, soonest - time.monotonic()) + 0.001
@@ -294,9 +294,7 @@ class Guest:
         if self._commands:
             now = time.monotonic()
             for command in self._commands.values():
-                if command.deadline is not None and now >= command.deadline:
-                    command.deadline = None
-                    command.kill("timeout")
+                command.expire(now)
         if self.disk_full:
             self._free_disk()
         ended = self.world.reap(self._commands)
@@ -307,13 +305,13 @@ class Guest:
         for number in [n for n, c in self._channels.items() if c.finished()]:
             del self._channels[number]
         if ended and not self._commands:
-            self._ooms = self.world.oom_kills()  # now, while nobody waits
+            self._counters = self.world.counters()  # now, while nobody waits
 
-    def ooms(self) -> int:
-        """The kernel's kills for memory so far. With nothing running it is what it was."""
-        if self._commands or self._ooms is None:
-            self._ooms = self.world.oom_kills()
-        return self._ooms
+    def counters(self) -> tuple[int, int]:
+        """What the kernel counted so far. With nothing running it is what it was."""
+        if self._commands or self._counters is None:
+            self._counters = self.world.counters()
+        return self._counters
 
     def _free_disk(self) -> None:
         """Commands with a deadline end for it; of the others (an agent's body) what they started does."""
@@ -333,6 +331,7 @@ class Guest:
         while not self.over.wait(1.0):
             stalled = stalled + 1 if turns == self._turns else 0
             turns = self._turns
+            self._sample()
             self.wake()
             if self._on_silence is None:
                 continue
@@ -341,6 +340,14 @@ class Guest:
             silent = self._silence_s and time.monotonic() - self._heard > self._silence_s
             if silent or stalled >= 2 * STALL_S:
                 self._on_silence()
+
+    def _sample(self) -> None:
+        """Keep the peaks of what runs: no kernel keeps them for one command of a container."""
+        running = list(self._commands.values())
+        if running:
+            memory, pids = self.world.in_use()
+            for command in running:
+                command.peaks = (max(command.peaks[0], memory), max(command.peaks[1], pids))
 
     def end(self) -> None:
         """Stop serving, from any thread: a fake guest that is killed."""

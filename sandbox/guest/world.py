@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from sandbox.guest.cgroup import Cgroup, full_places
+
 if TYPE_CHECKING:
     from sandbox.guest.serve import Guest
 
@@ -20,6 +22,9 @@ Ended = tuple[int, int, "os.struct_rusage"]  # type: ignore[name-defined,unused-
 
 class PidOne:
     """All processes of the container are ours: nothing outlives a command unless another live command owns it."""
+
+    def __init__(self) -> None:
+        self._cgroup = Cgroup()
 
     def path(self, path: str) -> str:
         """Where an inside path really is."""
@@ -122,18 +127,21 @@ class PidOne:
         except OSError:
             pass
 
-    def oom_kills(self) -> int:
-        """How often the kernel killed for memory in this container's cgroup; 0 where it cannot be read."""
-        for path, key in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill")):
-            try:
-                with open(path) as events:
-                    for line in events:
-                        name, _, value = line.partition(" ")
-                        if name == key:
-                            return int(value)
-            except (OSError, ValueError):
-                continue
-        return 0
+    def counters(self) -> tuple[int, int]:
+        """The kernel's kills for memory, and its refusals of one more process, in this container so far."""
+        return self._cgroup.kills(), self._cgroup.refused_forks()
+
+    def in_use(self) -> tuple[int, int]:
+        """Memory in bytes and processes with their threads, of the whole container, now."""
+        return self._cgroup.number("memory"), self._cgroup.number("pids")
+
+    def limits(self) -> tuple[int, int]:
+        """The most that `in_use` can be; 0 where that is unknown."""
+        return self._cgroup.number("memory_limit"), self._cgroup.number("pids_limit")
+
+    def full(self) -> list[str]:
+        """Writable places that are full."""
+        return full_places()
 
 
 def _signal(pid: int, number: int) -> None:

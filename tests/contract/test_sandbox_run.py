@@ -104,7 +104,30 @@ async def test_timeout_does_not_lose_what_was_said(boxes: Boxes) -> None:
         assert (outcome.reason, outcome.shell_code) == ("timeout", 124)
         assert outcome.stdout.text == "before\n"
         assert 0.4 < outcome.wall_s < 10
+        assert "0.5 s" in outcome.why
         await until(lambda: not processes(marker))
+
+
+async def test_silence_does_not_last_longer_than_granted(boxes: Boxes) -> None:
+    """Without a word for `idle_timeout_s` a command ends as `idle`; the wait for a host that takes nothing is no silence."""
+    async with boxes.open() as box:
+        outcome = await box.run(["sh", "-c", "echo before; exec sleep 60"], idle_timeout_s=0.3)
+        assert (outcome.reason, outcome.shell_code, outcome.stdout.text) == ("idle", 124, "before\n")
+        assert "0.3 s" in outcome.why
+        assert (await box.run(["sh", "-c", "sleep 0.1; echo after"], idle_timeout_s=20)).ok
+
+
+async def test_output_does_not_exceed_what_was_granted(boxes: Boxes) -> None:
+    """One byte more than `max_output_bytes` on both streams together ends a command; the first so many are delivered."""
+    async with boxes.open() as box:
+        flood = await box.run(["python3", "-c", FLOOD], max_output_bytes=100_000, timeout_s=20)
+        assert (flood.reason, flood.exit_code, len(flood.stdout.text)) == ("output", None, 100_000)
+        assert "100000 bytes" in flood.why
+        quick = await box.run(["sh", "-c", "printf abc; printf def >&2"], max_output_bytes=5)
+        assert (quick.reason, len(quick.stdout.text + quick.stderr.text)) == ("output", 5)
+        assert quick.shell_code != 0
+        exact = await box.run(["sh", "-c", "printf abc; printf def >&2"], max_output_bytes=6)
+        assert (exact.ok, exact.why) == (True, "")
 
 
 async def test_command_that_catches_every_signal_does_not_survive_its_deadline(boxes: Boxes) -> None:

@@ -111,6 +111,5 @@ PROBES = {
 }
 
 NOT_RUN = {
-    "63": "no limit on silence exists apart from a command's deadline",
     "97": "no file system on which case does not count can be made on an ordinary Linux kernel",
 }

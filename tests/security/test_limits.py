@@ -85,6 +85,7 @@ async def test_memory_beyond_the_limit_is_taken_or_unlabelled(tight: Sandbox) ->
     ):
         outcome = await tight.run(["python3", "-c", grab])
         assert (outcome.reason, outcome.signal) == ("oom", 9)
+        assert "memory_bytes" in outcome.why
         assert await usable(tight)
     killed = await tight.run(["sh", "-c", "kill -9 $$"])
     assert killed.reason == "signalled"  # the control: a SIGKILL that is not the kernel's is not called oom
@@ -190,6 +191,57 @@ async def test_a_program_that_asks_waits_for_an_answer(tight: Sandbox) -> None:
     outcome = await tight.run(["python3", "-c", "import sys; print(repr(sys.stdin.read())); input()"], timeout_s=5)
     assert outcome.reason == "exited"
     assert "EOFError" in outcome.stderr.text
+
+
+@pytest.mark.probe("63")
+async def test_a_program_that_says_nothing_stays(tight: Sandbox) -> None:
+    """Silence for longer than was granted ends it, children too, with what it had said; one that speaks lives on (63)."""
+    silent = await tight.run(["sh", "-c", "echo first; sleep 60 & exec sleep 60"], idle_timeout_s=0.5)
+    assert (silent.reason, silent.signal, silent.stdout.text) == ("idle", 9, "first\n")
+    assert "idle_timeout_s" in silent.why
+    talker = "import time\nfor n in range(8): print(n, flush=True); time.sleep(0.2)"
+    assert (await tight.run(["python3", "-c", talker], idle_timeout_s=1)).ok
+    assert await usable(tight)
+
+
+async def test_a_failure_at_the_process_limit_has_no_name(tight: Sandbox) -> None:
+    """Who fails because one more process was refused is told so; who copes with it, or fails without it, is not."""
+    bomb = "import os, time\ntry:\n    while True:\n        os.fork() or time.sleep(60)\nexcept OSError:\n    os._exit(CODE)\n"
+    failed = await tight.run(["python3", "-c", bomb.replace("CODE", "3")])
+    assert (failed.reason, failed.exit_code) == ("pids", 3)
+    assert str(SMALL.pids) in failed.why
+    assert (await tight.run(["python3", "-c", bomb.replace("CODE", "0")])).ok
+    assert (await tight.run(["false"])).reason == "exited"
+    assert await usable(tight)
+
+
+@pytest.mark.parametrize(
+    "full", ["head -c 64m /dev/zero > /tmp/full", "mkdir /tmp/many && seq 5000 | (cd /tmp/many && xargs touch)"]
+)
+async def test_a_failure_on_a_full_disk_has_no_name(tight: Sandbox, full: str) -> None:
+    """Who fails while no block or no inode is left is told where; success there is success, failure elsewhere a failure."""
+    try:
+        failed = await tight.run(["sh", "-c", full])
+        assert (failed.reason, failed.ok) == ("disk", False)
+        assert "/tmp" in failed.why
+        assert (await tight.run(["true"])).ok
+    finally:
+        await tight.run(["sh", "-c", "rm -rf /tmp/full /tmp/many"])
+    assert (await tight.run(["false"])).reason == "exited"
+
+
+async def test_what_a_command_took_stays_unknown(tight: Sandbox) -> None:
+    """Memory and processes of the whole sandbox are sampled while a command runs; a short one has its largest process."""
+    program = (
+        "import os, time\nfor _ in range(5):\n    if not os.fork():\n        x = bytearray(8 << 20)\n        time.sleep(60)\n"
+        "x = bytearray(8 << 20)\ntime.sleep(2.5)"
+    )
+    outcome = await tight.run(["python3", "-c", program])
+    assert (outcome.ok, outcome.peak_of) == (True, "samples")
+    assert 48 * MIB <= outcome.peak_memory_bytes <= SMALL.memory_bytes + 64 * MIB
+    assert 7 <= outcome.peak_pids <= 12
+    short = await tight.run(["true"])
+    assert short.peak_memory_bytes >= short.max_rss_bytes > 0
 
 
 @pytest.mark.probe("64", "66")
