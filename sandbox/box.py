@@ -41,8 +41,10 @@ from sandbox.store import Store
 START_S = 60.0
 """From the container's start to the guest's hello; a busy machine needs seconds, a broken image never answers."""
 CLOSE_S = 30.0
-GRACE_S = 10.0
+GRACE_S = 5.0
 """How much longer than its own deadline the host waits for a command before it declares the sandbox lost."""
+KILL_S = 10.0
+"""How long a caller who leaves waits for the end of what it leaves."""
 AT_ONCE_BYTES = wire.WINDOW // 2
 MAX_WORDS_BYTES = wire.MAX_PAYLOAD - 64 * 1024
 """A request is one frame; what is spared is for the spec's own environment."""
@@ -104,8 +106,8 @@ class Sandbox:
         with _unwrapped():
             async with anyio.create_task_group() as tasks:
                 link = await engine.start(planned)
+                mux = Mux(link, alive=engine.alive)
                 try:
-                    mux = Mux(link)
                     tasks.start_soon(mux.read_forever)
                     tasks.start_soon(mux.heartbeat, spec.limits.silence_s / 4)
                     with anyio.move_on_after(START_S) as patience:
@@ -117,6 +119,7 @@ class Sandbox:
                     box.start_s = time.monotonic() - began
                     yield box
                 finally:
+                    mux.leave()
                     with anyio.move_on_after(CLOSE_S, shield=True):
                         await link.aclose()
                     tasks.cancel_scope.cancel()
@@ -146,8 +149,9 @@ class Sandbox:
         stdout, stderr = Kept(self.spec.limits.output_bytes), Kept(self.spec.limits.output_bytes)
         if why := _unusable(argv, cwd, env):
             return Outcome(reason="refused", why=why)
+        channel = None
         try:
-            with anyio.move_on_after(limit_s + GRACE_S):
+            with anyio.move_on_after(limit_s + GRACE_S) as patience:
                 ends = {"timeout_s": limit_s, "idle_timeout_s": idle_timeout_s, "max_output_bytes": max_output_bytes}
                 channel = await self._start(argv, cwd=cwd, env=env, ends=ends, stdin=bool(stdin))
                 try:
@@ -164,13 +168,16 @@ class Sandbox:
                                 await _collect(channel, stdout, stderr, on_output)
                                 feeding.cancel_scope.cancel()
                 finally:
-                    if channel.verdict is None:
+                    if channel.verdict is None and patience.cancel_called and not channel.behind:
+                        await self._mux.give_up(f"its guest did not end a command within {GRACE_S:.0f} s of its deadline")
+                    elif channel.verdict is None:
                         await _give_up(channel)
-                return outcome_of(channel.verdict or {}, stdout.output(), stderr.output())
         except SandboxLost as error:
-            return Outcome(reason="lost", why=str(error), stdout=stdout.output(), stderr=stderr.output())
-        why = "the sandbox did not end the command at its deadline"
-        return Outcome(reason="lost", why=why, stdout=stdout.output(), stderr=stderr.output())
+            return Outcome(reason=error.cause, why=str(error), stdout=stdout.output(), stderr=stderr.output())
+        verdict = channel.verdict if channel is not None else None
+        if verdict is None:
+            verdict = {"message": "the sandbox did not end the command at its deadline"}
+        return outcome_of(verdict, stdout.output(), stderr.output())
 
     @asynccontextmanager
     async def spawn(
@@ -318,7 +325,7 @@ async def _collect(
 
 async def _give_up(channel: Channel) -> None:
     """The caller leaves before the program's end: kill it, and wait until that is done."""
-    with anyio.move_on_after(GRACE_S, shield=True), contextlib.suppress(SandboxLost):
+    with anyio.move_on_after(KILL_S, shield=True), contextlib.suppress(SandboxLost):
         await channel.reset()
         await Process(channel).wait()
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 
 from sandbox import wire
-from sandbox.engines.base import Link
-from sandbox.errors import GuestError, SandboxLost, StartFailed, WireError
+from sandbox.engines.base import ALIVE_S, Link
+from sandbox.errors import EngineDied, GuestError, SandboxLost, StartFailed, WireError
 
 CHUNK = 256 * 1024
 SEND_S = 30.0
@@ -67,11 +68,16 @@ class Channel:
                 raise wire.WireError(f"a frame of kind {kind} from the guest")
         self._notify()
 
-    def lost(self, why: str) -> None:
+    def lost(self, error: SandboxLost) -> None:
         """The link is gone."""
         if self.verdict is None:
-            self.verdict = {"reason": "lost", "message": why}
+            self.verdict = {"reason": error.cause, "message": str(error)}
         self._notify()
+
+    @property
+    def behind(self) -> bool:
+        """Whether something arrived that nobody received yet: then it is the caller who is waited for."""
+        return bool(self._inbox)
 
     # -- for the caller --------------------------------------------------------------------------------------
 
@@ -157,6 +163,8 @@ class Channel:
                 return verdict
             case "lost":
                 raise SandboxLost(str(verdict.get("message")))
+            case "engine":
+                raise EngineDied(str(verdict.get("message")))
             case _:
                 place = f" ({verdict['path']})" if verdict.get("path") else ""
                 raise GuestError(f"{verdict.get('message', 'the operation was given up')}{place}")
@@ -165,9 +173,22 @@ class Channel:
 class Mux:
     """All channels of one sandbox."""
 
-    def __init__(self, link: Link, *, send_s: float = SEND_S) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        send_s: float = SEND_S,
+        alive: Callable[[], Awaitable[bool]] | None = None,
+        alive_s: float = ALIVE_S,
+    ) -> None:
+        """`alive` asks the link's engine, when the link has ended by itself; no answer within `alive_s` is an answer, too."""
         self._link = link
         self._send_s = send_s
+        self._alive = alive
+        self._alive_s = alive_s
+        self._engine_died = False
+        self._leaving = False
+        self._over = anyio.Event()
         self._decoder = wire.Decoder()
         self._lock = anyio.Lock()
         self._next = 1
@@ -180,7 +201,18 @@ class Mux:
     async def send(self, encoded: bytes) -> None:
         """One frame onto the link, whole. Raises SandboxLost."""
         if self.lost_because:
-            raise SandboxLost(self.lost_because)
+            raise self._gone()
+        try:
+            await self._send(encoded)
+        except SandboxLost:
+            if not self._leaving:  # the reading side is finding out why
+                with anyio.move_on_after(self._alive_s + 1):
+                    await self._over.wait()
+            if self.lost_because:
+                raise self._gone() from None
+            raise
+
+    async def _send(self, encoded: bytes) -> None:
         if not self._lock.locked():
             taken = self._link.offer(encoded)
             if taken == len(encoded):
@@ -196,8 +228,8 @@ class Mux:
         finally:
             self._lock.release()
         if patience.cancelled_caught:
-            self._end(f"the container took nothing for {self._send_s:.0f} s")
-            raise SandboxLost(self.lost_because)
+            await self.give_up(f"the container took nothing for {self._send_s:.0f} s")
+            raise self._gone()
 
     async def greet(self, silence_s: float) -> None:
         """Exchange hello. Raises StartFailed with the container's last words."""
@@ -212,7 +244,7 @@ class Mux:
     async def open(self, op: str, **request: object) -> Channel:
         """Begin an operation. Raises SandboxLost."""
         if self.lost_because:
-            raise SandboxLost(self.lost_because)
+            raise self._gone()
         channel = Channel(self, self._next)
         self._next += 1
         self._channels[channel.number] = channel
@@ -226,6 +258,8 @@ class Mux:
             await self._link.pump(self._arrived)
         except wire.WireError as error:
             why = f"the container broke the protocol: {error}"
+        else:
+            await self._ask()
         words = self._link.last_words()
         self._end(f"{why} ({words[-300:]})" if words else why)
 
@@ -253,11 +287,35 @@ class Mux:
         if channel.verdict is not None:
             del self._channels[frame.channel]
 
+    async def give_up(self, why: str) -> None:
+        """The guest no longer answers: it is over for everybody. Bounded by `alive_s`, in which nobody can cancel it."""
+        with anyio.CancelScope(shield=True):
+            await self._ask()
+        self._end(why)
+
+    def leave(self) -> None:
+        """We close the link ourselves: nobody needs to be asked why it ends."""
+        self._leaving = True
+
+    async def _ask(self) -> None:
+        if self._alive is None or self._leaving or self.lost_because:
+            return
+        answers = False
+        with anyio.move_on_after(self._alive_s):
+            answers = await self._alive()
+        self._engine_died = not answers
+
+    def _gone(self) -> SandboxLost:
+        return EngineDied(self.lost_because) if self._engine_died else SandboxLost(self.lost_because)
+
     def _end(self, why: str) -> None:
+        if self._engine_died:
+            why = f"the container engine no longer answers, look at its log or restart it ({why})"
         self.lost_because = self.lost_because or why
         self._greeted.set()
+        self._over.set()
         for channel in list(self._channels.values()):
-            channel.lost(self.lost_because)
+            channel.lost(self._gone())
         self._channels.clear()
 
     def broken(self, why: str) -> WireError:

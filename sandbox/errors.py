@@ -7,7 +7,7 @@
     │   ├── ImageMissing         the image is not there and cannot be had
     │   └── StartFailed          the container did not come up (no python3, limits refused)
     ├── SandboxLost      the sandbox died under us: engine, kernel or the guest itself
-    │   └── EngineDied           its engine died or was restarted; an EngineError, too
+    │   └── EngineDied           and its engine no longer answers; an EngineError, too
     ├── WireError        the guest broke the protocol; its sandbox is over
     ├── GuestError       the guest refused one operation (missing path, full disk)
     ├── SnapshotError    what came out of a container is not a snapshot we accept
@@ -63,18 +63,18 @@ class StartFailed(EngineError):
 
 
 class SandboxLost(SandboxError):
-    """The sandbox ended under a running operation. `cause` says of what: oom, engine, or lost when it is neither."""
+    """The sandbox ended under a running operation. `cause` says of what: engine, or lost when that still answers."""
 
     fault: ClassVar[Fault] = "engine"
     retryable: ClassVar[bool] = True
 
-    def __init__(self, message: str, *, op: str = "", cause: Literal["lost", "oom", "engine"] = "lost") -> None:
+    def __init__(self, message: str, *, op: str = "", cause: Literal["lost", "engine"] = "lost") -> None:
         super().__init__(message, op=op)
-        self.cause: Literal["lost", "oom", "engine"] = cause
+        self.cause: Literal["lost", "engine"] = cause
 
 
 class EngineDied(SandboxLost, EngineError):
-    """The container engine died, was restarted, or no longer answers, under a running sandbox."""
+    """A sandbox ended, and its container engine no longer answers: it died, hangs, or is being restarted."""
 
     def __init__(self, message: str, *, op: str = "") -> None:
         super().__init__(message, op=op, cause="engine")

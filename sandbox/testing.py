@@ -90,6 +90,10 @@ class FakeEngine:
     async def sweep(self, folder: Path, image: str) -> None:
         """Nothing here ever belongs to somebody else."""
 
+    async def alive(self) -> bool:
+        """It lives in this process."""
+        return True
+
     async def reap(self) -> tuple[str, ...]:
         """Threads die with their process."""
         return ()

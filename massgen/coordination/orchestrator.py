@@ -278,7 +278,7 @@ class Coordination:
             case Voted():
                 self._vote(label, decision)
             case Failed():
-                if not decision.fatal and (await box.run(["true"], timeout_s=ALIVE_S)).reason == "lost":
+                if not decision.fatal and (await box.run(["true"], timeout_s=ALIVE_S)).reason in ("lost", "engine"):
                     raise SandboxLost(f"its container is gone ({decision.why})", op="look")
                 self._tell(LookFailed(agent=label, why=decision.why, fatal=decision.fatal))
             case Presented():

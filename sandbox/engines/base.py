@@ -76,6 +76,10 @@ class Link(Protocol):
         ...
 
 
+ALIVE_S = 2.0
+"""How long an engine may take to say that it lives, when one of its containers is gone."""
+
+
 class Engine(Protocol):
     """One container engine."""
 
@@ -97,6 +101,10 @@ class Engine(Protocol):
 
     async def sweep(self, folder: Path, image: str) -> None:
         """Empty a folder of ours whose content is partly root's. Bounded. Raises EngineError."""
+        ...
+
+    async def alive(self) -> bool:
+        """Whether it answers, within `ALIVE_S`. Never raises; may be cancelled at any moment."""
         ...
 
     async def reap(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from docker.utils import kwargs_from_env
 
 from sandbox import owner, seccomp
 from sandbox.engines import docker_volumes
-from sandbox.engines.base import EngineFacts, ImageFacts, Link
+from sandbox.engines.base import ALIVE_S, EngineFacts, ImageFacts, Link
 from sandbox.engines.images import Images
 from sandbox.engines.stream import RawStream
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, StartFailed
@@ -215,6 +215,14 @@ class DockerEngine:
         patience_s = docker_volumes.SWEEP_S + CALL_S
         with anyio.CancelScope(shield=True):
             await _call(lambda: self._with_client(lambda c: docker_volumes.sweep(c, folder, guest, image), patience_s))
+
+    async def alive(self) -> bool:
+        """One ping on a connection of its own."""
+        try:
+            await _call(lambda: self._with_client(lambda c: c.ping(), ALIVE_S), abandon=True)
+        except EngineError:
+            return False
+        return True
 
     async def reap(self) -> tuple[str, ...]:
         """Containers and volumes of dead owners: created and never started, or orphaned by an engine that was killed."""

@@ -168,6 +168,9 @@ class Cancelling:
             self.scope.cancel()
         return link
 
+    async def alive(self) -> bool:
+        return await self.inner.alive()
+
     async def reap(self) -> tuple[str, ...]:
         return await self.inner.reap()
 

@@ -47,6 +47,9 @@ class Careless:
             case other:
                 raise AssertionError(other)
 
+    async def alive(self) -> bool:
+        return await self._real.alive()
+
     async def reap(self) -> tuple[str, ...]:
         return await self._real.reap()
 

@@ -11,7 +11,7 @@ import pytest
 
 from sandbox import SnapshotError, Store, transfer, wire
 from sandbox.channels import Mux
-from sandbox.errors import GuestError, SandboxLost, StartFailed, WireError
+from sandbox.errors import EngineDied, EngineError, GuestError, SandboxLost, StartFailed, WireError
 from sandbox.wire import CLOSE, CREDIT, DATA, END, HELLO, MAX_PAYLOAD, OPEN, RESET, WINDOW, Decoder
 
 HELLO_OK = wire.control_frame(HELLO, 0, {"v": wire.VERSION})
@@ -224,6 +224,42 @@ async def test_blocked_link_does_not_make_a_caller_uncancellable() -> None:
         with pytest.raises(SandboxLost, match="took nothing"):
             await channel.send(b"x")
         assert channel.verdict is not None
+
+
+async def engine_that(answer: str) -> bool:
+    """lives, died, or hangs."""
+    if answer == "hangs":
+        await anyio.sleep_forever()
+    return answer == "lives"
+
+
+@pytest.mark.parametrize(("answer", "reason"), [("lives", "lost"), ("died", "engine"), ("hangs", "engine")])
+async def test_dead_engine_is_not_mistaken_for_a_dead_container(answer: str, reason: str) -> None:
+    """When the link ends, its engine is asked once: no answer in time makes the loss the engine's, for all that run or come."""
+    link = Liar()
+    asked = []
+
+    async def alive() -> bool:
+        asked.append(answer)
+        return await engine_that(answer)
+
+    mux = Mux(link, alive=alive, alive_s=0.2)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mux.read_forever)
+            link.say(HELLO_OK)
+            await mux.greet(0)
+            running, waiting = await mux.open("spawn"), await mux.open("read")
+            link.hang_up()
+            with pytest.raises(SandboxLost) as caught:
+                await waiting.finish()
+            assert (running.verdict or {})["reason"] == caught.value.cause == reason
+            with pytest.raises(SandboxLost) as later:
+                await mux.open("spawn")
+            tasks.cancel_scope.cancel()
+    assert isinstance(later.value, EngineDied) == isinstance(later.value, EngineError) == (reason == "engine")
+    assert asked == [answer]
+    await link.aclose()
 
 
 def rows(*values: object) -> bytes:
