@@ -23,6 +23,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from massgen.agent.metered import metered
 from massgen.agent.session import BODY, Session, build_body_zip, open_session
 from massgen.config.model import AgentConfig, Config, ContextPath
 from massgen.context.rules import Rules as ContextRules
@@ -215,7 +216,7 @@ async def _work(
         cwd=_cwd(config),
         read_only=config.coordination.mode == "read_only",
     )
-    opened = await open_models(config.agents, models)
+    opened = metered(await open_models(config.agents, models), config, patience.spent.set)
     seats = {
         label: Seat(
             label=label,

@@ -82,6 +82,11 @@ class BudgetReached(MassgenError):
 
     exit_code = 4
 
+    def __init__(self, message: str, *, whole: bool = True) -> None:
+        super().__init__(message)
+        self.whole = whole
+        """False: only one agent's own share is used up."""
+
 
 class VerifyFailed(MassgenError):
     """The final result does not pass the verify command."""

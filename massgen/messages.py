@@ -128,6 +128,8 @@ class Reply:
     reasoning: str = ""
     """What the provider shows of its thinking; for people, never part of the transcript's text."""
     citations: tuple[Citation, ...] = ()
+    cost_usd: float | None = None
+    """What the call cost; None: nobody knows."""
     native: Any = None
 
     def as_message(self) -> Message:

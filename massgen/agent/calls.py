@@ -43,7 +43,12 @@ class Caller:
             else:
                 seconds = time.monotonic() - started
                 called = ModelCalled(
-                    agent=self.label, model=self.model.name, usage=reply.usage, seconds=round(seconds, 3), stop=reply.stop
+                    agent=self.label,
+                    model=self.model.name,
+                    usage=reply.usage,
+                    seconds=round(seconds, 3),
+                    stop=reply.stop,
+                    cost_usd=reply.cost_usd,
                 )
                 self._emit(called)
                 if reply.text.strip():

@@ -91,7 +91,7 @@ class Ledger:
         affordable = left_tokens if not cost.output else min(left_tokens, left_usd * 1_000_000 / cost.output)
         wanted = request.max_tokens or DEFAULT_OUTPUT_TOKENS
         if left_usd < 0 or affordable < min(wanted, LEAST_OUTPUT_TOKENS):
-            raise BudgetReached(self._refusal(agent))
+            raise self._refusal(agent)
         capped = affordable < math.inf
         output = int(min(wanted, affordable))
         reserved = Reservation(
@@ -133,7 +133,7 @@ class Ledger:
     def _account(self, agent: str) -> Account:
         return self._agents.setdefault(agent, Account())
 
-    def _refusal(self, agent: str) -> str:
+    def _refusal(self, agent: str) -> BudgetReached:
         own = self._account(agent)
         whose, account = ("run", self._run)
         if own.left_usd < self._run.left_usd or own.left_tokens < self._run.left_tokens:
@@ -145,10 +145,11 @@ class Ledger:
         if account.cap.tokens is not None:
             caps.append(f"{spent} of {account.cap.tokens} tokens")
         waiting = f", {account.held_tokens} tokens reserved for calls under way" if account.held_tokens else ""
-        return (
+        message = (
             f"the budget of {'this run' if whose == 'run' else whose} does not cover another call "
             f"({' and '.join(caps)} spent{waiting}); raise --max-cost or --max-tokens, or `budget` in the config"
         )
+        return BudgetReached(message, whole=whose == "run")
 
 
 def _most_tokens(messages: tuple[Message, ...]) -> int:

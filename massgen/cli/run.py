@@ -42,6 +42,10 @@ DISPLAYS = ("rich_terminal", "terminal", "simple")
     metavar="CLASS",
     help=f"In mode apply, also write files that run by themselves: {', '.join(ALLOW)}. Repeatable.",
 )
+@click.option(
+    "--max-cost", type=click.FloatRange(min=0, min_open=True), metavar="USD", help="The run costs at most this; exit 4."
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The run's calls use at most so many tokens; exit 4.")
 @click.option("--timeout", "--max-duration", default="", metavar="TIME", help="Of the whole run: 90, 10m, 1h. Default 30m.")
 @click.option(
     "--consensus",
@@ -82,6 +86,8 @@ def command(prompt: str, **given: object) -> int:
         write=_words(given["write"]),
         write_mode=mode,
         allow=_words(given["allow"]),
+        max_cost_usd=cast("float | None", given["max_cost"]),
+        max_tokens=cast("int | None", given["max_tokens"]),
         consensus=cast("float | None", given["consensus"]),
         max_debates=cast("int | None", given["max_debates"]),
         display=str(given["display"] or ""),

@@ -21,11 +21,13 @@ from massgen.config.agents import FLAGS_ONLY, Member, Single, team
 from massgen.config.keys import environment
 from massgen.config.model import (
     AgentConfig,
+    BudgetConfig,
     Config,
     ContextPath,
     CoordinationConfig,
     DisplayType,
     SandboxConfig,
+    Spending,
     Timeouts,
     UiConfig,
     WriteMode,
@@ -64,6 +66,8 @@ class Flags:
     verify: str = ""
     write_mode: WriteMode | None = None
     allow: tuple[str, ...] = ()
+    max_cost_usd: float | None = None
+    max_tokens: int | None = None
     timeout: str = ""
     """Seconds, or with a unit: `90`, `10m`, `1h`."""
     image: str = ""
@@ -147,6 +151,7 @@ def _config(found: _Found) -> Config:
         context_paths=shared,
         write=_write_mode(found, shared, is_default=is_default),
         allow=frozenset(flags.allow),
+        budget=_budget(found, agents),
         verify=flags.verify or raw.orchestrator.verify,
         coordination=_coordination(found, agents),
         sandbox=_sandbox(found),
@@ -172,6 +177,23 @@ def _coordination(found: _Found, agents: tuple[AgentConfig, ...]) -> Coordinatio
         consensus=raw.consensus if flags.consensus is None else flags.consensus,
         max_debates=raw.max_debates if flags.max_debates is None else flags.max_debates,
         mode=raw.coordination,
+    )
+
+
+def _budget(found: _Found, agents: tuple[AgentConfig, ...]) -> BudgetConfig:
+    raw, flags = found.raw.budget, found.flags
+    ids = [agent.id for agent in agents]
+    for name in raw.per_agent:
+        if name not in ids:
+            raise found.document.error(("budget", "per_agent", name), f"no agent has this id; the agents are {', '.join(ids)}")
+    run = Spending(
+        cost_usd=raw.max_cost_usd if flags.max_cost_usd is None else flags.max_cost_usd,
+        tokens=raw.max_tokens if flags.max_tokens is None else flags.max_tokens,
+    )
+    return BudgetConfig(
+        run=run,
+        agents={name: Spending(cost_usd=one.max_cost_usd, tokens=one.max_tokens) for name, one in raw.per_agent.items()},
+        prices={model: (price.input, price.output, price.cached) for model, price in raw.prices.items()},
     )
 
 

@@ -167,6 +167,30 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spending:
+    """A cap. None: no limit."""
+
+    cost_usd: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """What a run may cost."""
+
+    run: Spending = Spending()
+    agents: Mapping[str, Spending] = field(default_factory=dict)
+    """By agent id."""
+    prices: Mapping[str, tuple[float, float, float | None]] = field(default_factory=dict)
+    """By model: US dollars per million tokens of input, output, cached input."""
+
+    @property
+    def capped(self) -> bool:
+        """Whether there is any cap on cost."""
+        return any(spending.cost_usd is not None for spending in (self.run, *self.agents.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
 class UiConfig:
     """How a run is shown and whether the readable run folder is written."""
 
@@ -190,6 +214,7 @@ class Config:
     coordination: CoordinationConfig = field(default_factory=CoordinationConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
     ui: UiConfig = field(default_factory=UiConfig)
     source: str = ""
     """The config file's path; empty: flags and defaults only."""

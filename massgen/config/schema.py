@@ -133,6 +133,28 @@ class RawTimeouts(_Raw):
     command_timeout_seconds: Seconds | None = None
 
 
+class RawSpending(_Raw):
+    """`budget`, or one agent's part of it."""
+
+    max_cost_usd: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10**12)] | None = None
+
+
+class RawPrice(_Raw):
+    """`budget.prices`: US dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0, le=1e5, allow_inf_nan=False)]
+    output: Annotated[float, Field(ge=0, le=1e5, allow_inf_nan=False)]
+    cached: Annotated[float, Field(ge=0, le=1e5, allow_inf_nan=False)] | None = None
+
+
+class RawBudget(RawSpending):
+    """`budget`."""
+
+    per_agent: dict[str, RawSpending] = {}
+    prices: dict[str, RawPrice] = {}
+
+
 class RawUi(_Raw):
     """`ui`."""
 
@@ -149,6 +171,7 @@ class RawConfig(_Raw):
     orchestrator: RawOrchestrator = RawOrchestrator()
     sandbox: RawSandbox = RawSandbox()
     timeout_settings: RawTimeouts = RawTimeouts()
+    budget: RawBudget = RawBudget()
     ui: RawUi = RawUi()
 
 
@@ -156,6 +179,7 @@ _MODELS: dict[str, type[_Raw]] = {
     "": RawConfig,
     "agent": RawAgent,
     "backend": RawBackend,
+    "budget": RawBudget,
     "backend_params": RawParams,
     "context_paths": RawPath,
     "orchestrator": RawOrchestrator,
@@ -168,7 +192,6 @@ _MODELS: dict[str, type[_Raw]] = {
 """By the last name in a value's path; `agents` items are `agent`."""
 
 LATER: dict[str, frozenset[str]] = {
-    "": frozenset({"budget"}),
     "agent": frozenset({"sandbox", "allowed_tools", "exclude_tools"}),
     "backend": frozenset(
         {

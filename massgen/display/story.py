@@ -48,6 +48,10 @@ class Story:
     usage: dict[str, Usage] = field(default_factory=dict)
     """By agent id."""
     calls: int = 0
+    cost_usd: float = 0.0
+    """Of the calls whose price is known."""
+    unpriced: int = 0
+    """Calls whose price nobody knows."""
     _names: dict[str, str] = field(default_factory=dict)
 
     def feed(self, envelope: Envelope) -> None:
@@ -75,6 +79,8 @@ class Story:
                 name = self.name(event.agent)
                 self.usage[name] = self.usage.get(name, Usage()) + event.usage
                 self.calls += 1
+                self.cost_usd += event.cost_usd or 0.0
+                self.unpriced += event.cost_usd is None
             case AgentExcluded():
                 self.excluded[self.name(event.agent)] = event.why
             case Selected():

@@ -22,6 +22,7 @@ def lines(story: Story) -> tuple[tuple[str, str], ...]:
         ("verify", _verify(story)),
         ("files", _files(story)),
         ("tokens", _tokens(story)),
+        ("cost", _cost(story)),
         ("time", duration_text(story.finished.seconds) if story.finished else ""),
         ("result", _result(story)),
         ("next", _next(story)),
@@ -90,6 +91,13 @@ def _tokens(story: Story) -> str:
         return ""
     cached = f" ({total.cached_tokens:,} cached)" if total.cached_tokens else ""
     return f"{total.input_tokens:,} in{cached}, {total.output_tokens:,} out, {count(story.calls, 'call')}"
+
+
+def _cost(story: Story) -> str:
+    if not story.cost_usd:
+        return ""
+    unknown = f", without {count(story.unpriced, 'call')} of unknown price" if story.unpriced else ""
+    return f"${story.cost_usd:.4f}{unknown}"
 
 
 def _result(story: Story) -> str:

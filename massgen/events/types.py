@@ -89,6 +89,8 @@ class ModelCalled(Event):
     usage: Usage
     seconds: float
     stop: str = ""
+    cost_usd: float | None = None
+    """By the provider's own counts; None: nobody knows the price."""
 
 
 @dataclass(frozen=True, kw_only=True)

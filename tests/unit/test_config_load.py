@@ -75,7 +75,7 @@ def world(tmp_path: Path) -> World:
         (ONE + "orchestrator: {answer_novelty: harsh}\n", ["orchestrator.answer_novelty", "'balanced'"]),
         (ONE + "orchestrator: {coordination: readonly}\n", ["orchestrator.coordination", "'read_only'"]),
         ("agent: {id: a, backend: {type: local}}\norchestrator: {coordination: read_only}\n", [":2: orchestrator.c", "`local`"]),
-        (ONE + "budget: {max_cost_usd: 1}\n", ["team.yaml:4: budget", "not supported by this version"]),
+        (ONE + "budget: {max_cost: 1}\n", ["team.yaml:4: budget.max_cost", "did you mean `max_cost_usd`"]),
         (ONE + "sandbox: {network: {allow: [x]}}\n", ["sandbox.network", "not supported by this version"]),
         (ONE + "verify: pytest\n", ["team.yaml:4: verify", "belongs below `orchestrator`"]),
         (ONE + "ui: {display_type: fancy}\n", ["ui.display_type", "'rich_terminal'"]),
