@@ -15,7 +15,7 @@ from typing import Literal
 from sandbox import plan_views
 from sandbox.errors import SpecError
 from sandbox.overlay import View
-from sandbox.plan_checks import check_inner, check_limits, check_overlap, check_target
+from sandbox.plan_checks import check_hidden, check_inner, check_limits, check_overlap, check_target
 from sandbox.plan_views import Overlay, Volume
 from sandbox.spec import AGENT_UID, HOME, PEERS, SEEN_ENV, WORKSPACE, Lease, Limits, Mount, SandboxSpec
 
@@ -197,6 +197,7 @@ def _show(mount: Mount, sheet: _Sheet, spec: SandboxSpec, facts: HostFacts) -> N
     about = _facts_of(mount.source, facts)
     _check_source(mount.source, about, facts)
     check_target(mount.inside)
+    check_hidden(mount, [path for path, _ in about.masks], spec.mounts)
     said = {"path": mount.inside, "mode": mount.mode}
     if view := facts.views.get(mount.inside):
         plan_views.check(mount, view, spec.mounts, sheet.views)
@@ -212,7 +213,10 @@ def _show(mount: Mount, sheet: _Sheet, spec: SandboxSpec, facts: HostFacts) -> N
             said["draft"] = "overlay"
     elif mount.mode == "ro":
         sheet.binds.append(Bind(source=str(mount.source), target=mount.inside))
-        sheet.hide(_masks(mount.inside, about, facts))
+        # A draft in there covers the host's files, and has its own list of what it withholds.
+        drafts = [m.inside for m in spec.mounts if m.mode == "draft"]
+        masks = _masks(mount.inside, about, facts)
+        sheet.hide(m for m in masks if not any(PurePosixPath(m.target).is_relative_to(d) for d in drafts))
         if about.submounts and not facts.recursive_ro:
             said["left_out"] = ", ".join(about.submounts)
     else:

@@ -93,3 +93,13 @@ def check_inner(folder: str, draft: Mount, mounts: tuple[Mount, ...]) -> None:
         inside = other is not draft and PurePosixPath(other.inside).is_relative_to(draft.inside)
         if inside or (other.mode == "ro" and other.inside == folder):
             raise SpecError(f"{other.inside} and the write path {draft.inside} cover each other; name only one of the two")
+
+
+def check_hidden(mount: Mount, withheld: Iterable[str], mounts: tuple[Mount, ...]) -> None:
+    """What is withheld there and mounted as a path of its own: one of the two would cover the other, by the order of a list."""
+    for hidden in (PurePosixPath(mount.inside, path) for path in withheld):
+        for other in mounts:
+            if other is not mount and PurePosixPath(other.inside).is_relative_to(hidden):
+                raise SpecError(
+                    f"{other.inside} is withheld in {mount.inside} and a context path at once; give up one of the two"
+                )

@@ -113,6 +113,26 @@ def test_mounts_that_cover_each_other_are_refused(mounts: tuple[Mount, ...]) -> 
         plan(spec(*mounts), about)
 
 
+@pytest.mark.parametrize("hidden", [("sub", "dir"), ("sub", "file"), ("s", "dir")])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_withheld_path_that_is_a_context_path_too_is_refused(hidden: tuple, turned: bool) -> None:
+    """Found by fuzzing: by the order of the list, the write path was a read-only mask, or one place had two mounts."""
+    inner = f"/srv/p/{hidden[0]}" + ("/x" if hidden[0] == "s" else "")
+    about = HostFacts(**{**vars(facts()), "paths": {P: dataclasses.replace(DIR, masks=(hidden,)), Path(inner): DIR}})
+    mounts = (ro("/srv/p"), draft(inner))
+    with pytest.raises(SpecError, match="withheld in /srv/p"):
+        plan(spec(*(mounts[::-1] if turned else mounts)), about)
+
+
+def test_a_mask_of_a_read_path_does_not_land_in_a_draft() -> None:
+    """Found by fuzzing: the draft covers the host's file, and an empty one in its place could neither be written nor removed."""
+    about = HostFacts(
+        **{**vars(facts()), "paths": {P: dataclasses.replace(DIR, masks=(("sub/.env", "file"), ("k", "file"))), P / "sub": DIR}}
+    )
+    decided = plan(spec(ro("/srv/p"), draft("/srv/p/sub")), about)
+    assert [b.target for b in decided.binds if b.source == "/cache/empty"] == ["/srv/p/k"]
+
+
 def test_write_path_inside_a_read_path_is_fine() -> None:
     """Read the monorepo, write one package."""
     decided = plan(spec(ro("/srv/p"), draft("/srv/p/sub")), facts(srv_p=DIR, srv_p_sub=DIR))
