@@ -61,6 +61,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--pids-limit", type=_count, default=512, metavar="N", help="processes and threads (512)")
     parser.add_argument("--disk", type=_size, metavar="SIZE", help="what it may write into a folder (a quarter of the memory)")
     parser.add_argument("-t", "--timeout", type=_seconds, default=3600.0, metavar="TIME", help="90, 10m, 1h (1h)")
+    parser.add_argument("--idle-timeout", type=_seconds, metavar="TIME", help="how long it may write nothing (for ever)")
+    parser.add_argument("--output", type=_size, metavar="SIZE", help="how much it may write to both streams (any amount)")
     parser.add_argument("--read", action="append", default=[], metavar="PATH", help="show this read-only; repeatable")
     parser.add_argument("--write", action="append", default=[], metavar="PATH", help="show this as a draft; repeatable")
     parser.add_argument("--no-cwd", action="store_true", help="do not show the folder you stand in")
@@ -187,6 +189,8 @@ def _job(given: Any, argv: list[str], prog: str) -> Job:  # noqa: ANN401 - same
         cwd=given.workdir or cwd,
         env=_environment(given.env),
         patch=bool(given.keep_changes),
+        idle_timeout_s=given.idle_timeout,
+        max_output_bytes=given.output,
         runtime=given.runtime,
     )
 
@@ -249,6 +253,10 @@ async def _run(job: Job, given: Any, engine: Any, prog: str, withhold: Withhold)
 
 def _why(outcome: Outcome, given: Any) -> str:  # noqa: ANN401 - same
     match outcome.reason:
+        case "idle":
+            return f"it wrote nothing for {given.idle_timeout:g} s and was stopped; raise --idle-timeout"
+        case "output":
+            return f"it wrote more than {given.output} bytes and was stopped; raise --output"
         case "oom":
             return f"it needed more than its memory of {given.memory // 1024**2} MiB and was killed; raise --memory"
         case "timeout":

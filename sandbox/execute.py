@@ -42,6 +42,8 @@ class Job:
     """Shown as drafts; the host's files cannot change."""
     cwd: str = WORKSPACE
     env: Mapping[str, str] = field(default_factory=dict)
+    idle_timeout_s: float | None = None
+    max_output_bytes: int | None = None
     patch: bool = False
     """Whether the changes are wanted."""
     runtime: str = ""
@@ -80,7 +82,13 @@ async def execute(
         store = Store(Path(folder))
         base = await anyio.to_thread.run_sync(Base.take, job.write if job.patch else (), store)
         async with Sandbox.open(spec, engine=engine) as box:
-            outcome = await box.run(job.argv, stdin=stdin, on_output=on_output)
+            outcome = await box.run(
+                job.argv,
+                stdin=stdin,
+                on_output=on_output,
+                idle_timeout_s=job.idle_timeout_s,
+                max_output_bytes=job.max_output_bytes,
+            )
             done = Done(outcome=outcome, start_s=box.start_s)
             if not job.patch or outcome.reason in ("lost", "engine"):
                 return done

@@ -51,6 +51,17 @@ def test_what_cannot_be_started_is_told_from_what_fails(user: User) -> None:
     assert b"timeout" in late.stderr
 
 
+def test_silence_and_floods_are_told_from_time(user: User) -> None:
+    """Each limit has its own word, and says which option raises it; what was written until then is there."""
+    silent = run(user, "--idle-timeout", "0.5", "--", "sh", "-c", "echo early; sleep 30")
+    assert (silent.returncode, silent.stdout) == (124, b"early\n")
+    assert b"--idle-timeout" in silent.stderr
+    flood = run(user, "--output", "1m", "--", "sh", "-c", "yes")
+    assert b"--output" in flood.stderr
+    assert flood.returncode == 137
+    assert len(flood.stdout) >= 1024**2
+
+
 def test_bytes_pass_through_unchanged(user: User) -> None:
     """Every byte, both ways, beyond what is kept of an output; the two streams apart."""
     blob = bytes(range(256)) * 20_000
