@@ -23,7 +23,7 @@ def build(mask: Path, source: Path, withhold: Iterable[str], git: GitView) -> Gi
 
     Blocks; `fresh` reads every visible file. Raises OSError, SpecError for a withheld path that is not relative.
     """
-    hidden = sorted(_checked(source, withhold) - ({".git"} if git != "hide" else set()))
+    hidden = sorted(_with_targets(source, _checked(source, withhold)) - ({".git"} if git != "hide" else set()))
     shown = gitmask.show(mask, source, hidden, git)
     if shown == "hide":
         hidden.append(".git")
@@ -39,6 +39,19 @@ def _checked(source: Path, withhold: Iterable[str]) -> set[str]:
         if not name or name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
             raise SpecError(f"{name!r} is not a path below {source}; withheld paths are relative")
     return names
+
+
+def _with_targets(source: Path, names: set[str]) -> set[str]:
+    """A withheld link withholds what it names, too, when that lies in the project: the content is what must not be seen."""
+    found = set(names)
+    for name in names:
+        place = source / name
+        if place.is_symlink():
+            try:
+                found.add(str(place.resolve(strict=True).relative_to(source)))
+            except (OSError, ValueError, RuntimeError):
+                continue  # nothing is there, or it is not shown anyway
+    return found - {"."}
 
 
 def _hide(mask: Path, source: Path, path: str) -> None:

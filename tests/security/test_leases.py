@@ -122,7 +122,8 @@ async def test_a_mask_over_a_dangling_link_makes_a_file_in_the_project(engine: E
                 "for n in ('.env', 'real.env', 'src/.env', 'src/a'): attempt(n, lambda: read(sys.argv[1] + '/' + n))",
                 str(project),
             )
-        assert seen == {".env": "", "real.env": "", "src/.env": "ENOENT", "src/a": "original"}
+        assert {seen.pop(".env"), seen.pop("real.env")} <= {"", "ENOENT"}  # masked, or not there where a view leaves names out
+        assert seen == {"src/.env": "ENOENT", "src/a": "original"}
         assert sorted(portrait(project)) == names
 
 

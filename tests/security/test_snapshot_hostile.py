@@ -55,7 +55,7 @@ os.chdir(top)
 for name, target in {"passwd": "/etc/passwd", "etc": "/etc", "hop": "/proc/self", "one": "/proc/1/environ", "loop": "loop",
                      "up": "../../../../etc/shadow", "long": "x" * 4000, "nothing": "nowhere"}.items():
     os.symlink(target, name)
-os.rename("src", "moved"); os.symlink("/etc", "src")
+os.system("mv src moved"); os.symlink("/etc", "src")  # rename(2) of a folder is refused in an overlay draft
 os.link("c", "hard")
 attempt("far", lambda: os.link("/etc/passwd", "linked"))
 """,
