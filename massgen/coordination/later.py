@@ -40,8 +40,7 @@ def diff(state_dir: Path, run: str, *, only: Sequence[Path] = ()) -> str:
     """The result of a run, or a part of it, as a patch against the project as it was. Blocks. Raises ConfigError."""
     _, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
-    base = _base(record, store)
-    snapshot = base.project(store.get_snapshot(_snapshot(record)))
+    base, snapshot = _result(record, store)
     if only:
         snapshot = _chosen(snapshot, only, replace(record, written=None, earlier=()), store)
     return patch_of(snapshot, base, store).text
@@ -51,15 +50,15 @@ def moved(state_dir: Path, run: str) -> tuple[str, ...]:
     """Files of a result that the user changed since the agents saw them: absolute paths. Blocks. Raises ConfigError."""
     _, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
-    base = _base(record, store)
-    return () if record.written else moved_paths(base.project(store.get_snapshot(_snapshot(record))), base)
+    base, whole = _result(record, store)
+    return () if record.written else moved_paths(whole, base)
 
 
 def branch(state_dir: Path, run: str, name: str, *, only: Sequence[Path] = ()) -> Commit:
     """The result of a run, or a part of it, as a commit on a new branch of its repository. Blocks. Raises ConfigError."""
     _, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
-    whole = _base(record, store).project(store.get_snapshot(_snapshot(record)))
+    _, whole = _result(record, store)
     snapshot = _chosen(whole, only, replace(record, written=None, earlier=()), store)
     title = (record.prompt.strip().splitlines() or ["massgen"])[0][:72]
     return to_branch(name, snapshot, store, message=f"{title}\n\nmassgen run {record.run_id}\n")
@@ -69,8 +68,7 @@ def risks(state_dir: Path, run: str, *, only: Sequence[Path] = ()) -> tuple[Risk
     """What of a result, or of a part of it, runs by itself once it is written. Blocks. Raises ConfigError."""
     _, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
-    base = _base(record, store)
-    whole = base.project(store.get_snapshot(_snapshot(record)))
+    base, whole = _result(record, store)
     return risks_of(_chosen(whole, only, record, store), base, store) if whole.entries else ()
 
 
@@ -91,8 +89,7 @@ async def apply(
     """
     folder, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
-    base = _base(record, store)
-    whole = base.project(store.get_snapshot(_snapshot(record)))
+    base, whole = _result(record, store)
     if not whole.entries:
         raise ConfigError(f"run {record.run_id} changed no file of the project; there is nothing to apply")
     snapshot = _chosen(whole, only, record, store)
@@ -204,8 +201,10 @@ def _next_folder(writes: Path, purpose: str) -> Path:
     return folder
 
 
-def _base(record: Record, store: Store) -> Base:
-    return Base.from_json(map(Path, record.roots), store, record.originals)
+def _result(record: Record, store: Store) -> tuple[Base, Snapshot]:
+    """The project as the run saw it, and the part of the result that lies in it. Raises ConfigError when there is no result."""
+    base = Base.from_json(map(Path, record.roots), store, record.originals)
+    return base, base.project(store.get_snapshot(_snapshot(record)))
 
 
 def _target(record: Record) -> Target:

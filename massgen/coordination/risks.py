@@ -97,9 +97,12 @@ def classify(
     *,
     original: Callable[[str, str], Original],
     content: Callable[[str], bytes],
-    files: int,
+    files: Callable[[], int],
 ) -> tuple[Risk, ...]:
-    """The classes that a snapshot touches, in the order of `CLASSES`. `files`: how many files the write paths hold now."""
+    """The classes that a snapshot touches, in the order of `CLASSES`.
+
+    `files` counts what the write paths hold now; it is asked only when removals are many.
+    """
     found: dict[Class, list[str]] = {}
     for entry in snapshot.entries:
         if entry.kind == "dir":
@@ -109,7 +112,7 @@ def classify(
     if bare := _bare_repositories(snapshot):
         found.setdefault("hooks", []).extend(bare)
     gone = [absolute(e.root, e.path) for e in snapshot.entries if e.kind == "gone"]
-    if len(gone) > STORM_FILES and len(gone) > STORM_SHARE * files:
+    if len(gone) > STORM_FILES and len(gone) > STORM_SHARE * files():
         found["deletes"] = gone
     return tuple(Risk(kind=kind, paths=tuple(found[kind])) for kind in CLASSES if kind in found)
 

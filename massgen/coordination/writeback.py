@@ -97,7 +97,7 @@ async def apply_snapshot(
 
 def risks_of(snapshot: Snapshot, base: Base, store: Store) -> tuple[Risk, ...]:
     """What of a snapshot runs by itself. Blocks."""
-    return classify(snapshot, original=base.original, content=store.get, files=base.count())
+    return classify(snapshot, original=base.original, content=store.get, files=base.count)
 
 
 def _ask_for(held: tuple[Risk, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sandbox import DockerEngine, Engine
 from sandbox.store import Store
 from sandbox.testing import FakeEngine
 from tests.support.boxes import Boxes, OverlayBoxes
+from tests.support.scripted_run import Play, Run, make_project
 
 KINDS = ("fake", *(pytest.param(kind, marks=pytest.mark.docker) for kind in ("docker", "overlay")))
 """For what drafts promise: `docker` makes copies of root's projects, `overlay` lays layers over those of a user."""
@@ -39,3 +41,19 @@ async def drafts(request: pytest.FixtureRequest, image: str, tmp_path: Path) -> 
 def store(tmp_path: Path) -> Store:
     """An empty store."""
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A user's project with a bug, a test and a secret."""
+    return make_project(tmp_path)
+
+
+@pytest.fixture
+def make(tmp_path: Path, project: Path) -> Callable[..., Run]:
+    """Puts a run of scripted sessions together, over the fake engine and that project."""
+
+    def build(plays: Mapping[str, Play], **more: object) -> Run:
+        return Run(folder=tmp_path, engine=FakeEngine(tmp_path / "boxes"), project=project, plays=plays, **more)
+
+    return build

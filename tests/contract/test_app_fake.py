@@ -17,7 +17,7 @@ from massgen.events.codec import Envelope
 from massgen.events.replay import read
 from massgen.events.types import LeaseGranted, LookStarted, RunFinished, RunStarted, SandboxStarted, Selected, VoteCast
 from sandbox.testing import FakeEngine
-from tests.support.scripted_run import contents, make_project
+from tests.support.scripted_run import contents
 
 FIX = [
     {
@@ -39,11 +39,6 @@ VOTE = {
     "calls": [{"name": "vote", "args": {"agent_id": "agent1", "reason": "works"}}],
 }
 END = {"when": {"phase": "final"}, "text": "The bug is fixed."}
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return make_project(tmp_path)
 
 
 def agent(folder: Path, name: str, entries: list[dict[str, object]]) -> AgentConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -23,21 +23,7 @@ from massgen.events.types import (
     Verified,
 )
 from sandbox import SandboxLost
-from sandbox.testing import FakeEngine
-from tests.support.scripted_run import Play, Run, Turn, alone, contents, make_project
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return make_project(tmp_path)
-
-
-@pytest.fixture
-def make(tmp_path: Path, project: Path) -> Callable[..., Run]:
-    def build(plays: Mapping[str, Play], **more: object) -> Run:
-        return Run(folder=tmp_path, engine=FakeEngine(tmp_path / "boxes"), project=project, plays=plays, **more)
-
-    return build
+from tests.support.scripted_run import Play, Run, Turn, alone, contents
 
 
 @pytest.mark.parametrize("when", ["before the answer", "after the answer"])

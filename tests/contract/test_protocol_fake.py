@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -24,21 +24,7 @@ from massgen.events.types import (
     Selected,
 )
 from sandbox import SandboxLost
-from sandbox.testing import FakeEngine
-from tests.support.scripted_run import Play, Run, Turn, alone, contents, make_project
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return make_project(tmp_path)
-
-
-@pytest.fixture
-def make(tmp_path: Path, project: Path) -> Callable[..., Run]:
-    def build(plays: Mapping[str, Play], **more: object) -> Run:
-        return Run(folder=tmp_path, engine=FakeEngine(tmp_path / "boxes"), project=project, plays=plays, **more)
-
-    return build
+from tests.support.scripted_run import Play, Run, Turn, alone, contents
 
 
 def stubborn(label: str, views: list[View] | None = None, *, yields: bool = False) -> Play:

@@ -21,7 +21,10 @@ def found(
 ) -> dict[str, list[str]]:
     """Class → relative paths."""
     risks = classify(
-        Snapshot(entries=entries), original=lambda *_: before, content=lambda sha: (blobs or {}).get(sha, b""), files=files
+        Snapshot(entries=entries),
+        original=lambda *_: before,
+        content=lambda sha: (blobs or {}).get(sha, b""),
+        files=lambda: files,
     )
     return {risk.kind: [path.removeprefix("/p/") for path in risk.paths] for risk in risks}
 
