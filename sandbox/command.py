@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import os
-import re
 import signal
 import stat
 import sys
@@ -20,6 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sandbox.errors import SpecError
+from sandbox.measures import duration_s, size_bytes
+
 if TYPE_CHECKING:
     from sandbox.execute import Done, Job
     from sandbox.outcome import Outcome
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
 Withhold = Callable[[Path], tuple[str, ...]]
 CHUNK = 64 * 1024
 IMAGE = "massgen-agent:latest"
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
-_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?\Z", re.IGNORECASE)
 
 
 def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None) -> int:
@@ -81,19 +79,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _size(text: str) -> int:
-    match = _SIZE.match(text.strip())
-    value = float(match[1]) * 1024 ** _POWER[match[2].lower()] if match else 0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size above zero; write 512m or 4g (there is no unlimited)")
-    return int(value)
+    try:
+        return size_bytes(text)
+    except SpecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> float:
-    match = _TIME.match(text.strip())
-    value = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[(match[2] or "").lower()] if match else 0
-    if not 0 < value < 30 * 24 * 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time above zero; write 90, 10m or 1h (there is no unlimited)")
-    return value
+    try:
+        return duration_s(text)
+    except SpecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> float:
@@ -113,7 +109,7 @@ def _count(text: str) -> int:
 
 
 async def _go(given: Any, argv: list[str], prog: str, withhold: Withhold) -> int:  # noqa: ANN401 - argparse's own namespace
-    from sandbox.errors import SandboxError, SpecError
+    from sandbox.errors import SandboxError
 
     try:
         return await _until_signalled(_job(given, argv, prog), given, prog, withhold)
@@ -196,8 +192,6 @@ def _job(given: Any, argv: list[str], prog: str) -> Job:  # noqa: ANN401 - same
 
 
 def _shown(typed: str) -> Path:
-    from sandbox.errors import SpecError
-
     path = Path(typed).resolve()
     if not path.exists():
         raise SpecError(f"{typed} does not exist; create it or leave it out")
@@ -217,8 +211,6 @@ def _unfit(folder: Path) -> str:
 
 
 def _environment(words: Sequence[str]) -> dict[str, str]:
-    from sandbox.errors import SpecError
-
     found: dict[str, str] = {}
     for word in words:
         name, is_given, value = word.partition("=")

@@ -1,47 +1,34 @@
-"""Sizes and durations as people write them (`4g`, `512m`, `90s`, `1h`), as numbers with a unit in their name."""
+"""What `sandbox:` says in sizes and numbers, as limits; sizes and durations are read by the sandbox's own `measures`."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from massgen.config.schema import RawSandbox
 from massgen.config.source import Document
 from massgen.errors import ConfigError
+from sandbox import measures
+from sandbox.errors import SpecError
 from sandbox.spec import MIB, Limits
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|sec|min)?\Z", re.IGNORECASE)
-_POWER = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_SECONDS = {"": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
 
 MIN_MEMORY_BYTES = 64 * MIB
 MIN_DISK_BYTES = MIB
-MAX_BYTES = 1024**5
-MAX_DURATION_S = 7 * 24 * 3600
 
 
 def size_bytes(text: str | int) -> int:
-    """Bytes of `4g`, `512m`, `1.5GiB` or a plain number (units are powers of 1024, as the engine's). Raises ConfigError."""
-    if isinstance(text, int):
-        value: float = text
-    else:
-        match = _SIZE.match(text.strip()[:40])
-        if not match:
-            raise ConfigError(f"{text[:40]!r} is not a size; write bytes or e.g. `512m`, `4g`")
-        value = float(match[1]) * 1024 ** _POWER[match[2].lower()]
-    if not 0 < value <= MAX_BYTES:
-        raise ConfigError(f"the size {str(text)[:40]} is out of range; there is no unlimited")
-    return int(value)
+    """`sandbox.measures.size_bytes`. Raises ConfigError."""
+    try:
+        return measures.size_bytes(text)
+    except SpecError as error:
+        raise ConfigError(str(error)) from error
 
 
 def duration_s(text: str) -> float:
-    """Seconds of `90`, `90s`, `10m`, `1h`. Raises ConfigError."""
-    match = _DURATION.match(text.strip()[:40])
-    value = float(match[1]) * _SECONDS[(match[2] or "").lower()] if match else 0.0
-    if not 0 < value <= MAX_DURATION_S:
-        raise ConfigError(f"{text[:40]!r} is not a duration; write seconds or e.g. `90s`, `10m`, `1h` (at most a week)")
-    return value
+    """`sandbox.measures.duration_s`. Raises ConfigError."""
+    try:
+        return measures.duration_s(text)
+    except SpecError as error:
+        raise ConfigError(str(error)) from error
 
 
 def limits(document: Document, raw: RawSandbox, command_timeout_s: float | None) -> Limits:
