@@ -1,7 +1,7 @@
 """One command in a sandbox of its own, over throw-away drafts, with what it changed as a patch if somebody wants it.
 
-Memory is taken as an engine takes it: what the command writes into its folders counts. The content of the drafts comes on top,
-as it is there before the command begins; of the rest a quarter may be files, so that the guest outlives whoever fills them.
+Memory is taken as an engine takes it: what the command writes into its folders counts, and only a quarter of it may be files, so
+that the guest outlives whoever fills them. What copy drafts hold before the command begins comes on top (`Limits`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import anyio.to_thread
 
 from sandbox.base import Base
 from sandbox.box import Sandbox
-from sandbox.drafts import tree
 from sandbox.engines.base import Engine
 from sandbox.outcome import Outcome
 from sandbox.patch import render
@@ -34,7 +33,7 @@ class Job:
     argv: Sequence[str]
     image: str
     limits: Limits = field(default_factory=Limits)
-    """`memory_bytes` is all of it, the drafts' content apart; `workspace_bytes` counts only with `disk_bytes`."""
+    """`memory_bytes` is all of it, the content of copy drafts apart; `workspace_bytes` is not looked at, see `disk_bytes`."""
     disk_bytes: int | None = None
     """What may be written into each folder; it is added to the memory. None: a quarter of the memory."""
     read: tuple[Path, ...] = ()
@@ -70,14 +69,9 @@ async def execute(
 ) -> Done:
     """Run it to its end. Cancellation leaves nothing. Raises what `Sandbox.open` raises."""
     hidden = {path: withhold(path) for path in (*job.read, *job.write)}
-    content = await anyio.to_thread.run_sync(
-        lambda: sum(found.size for path in job.write if path.exists() for found in tree(path, hidden[path]))
-    )
     mounts = [Mount(source=path, mode="ro", withhold=hidden[path]) for path in job.read]
     mounts += [Mount(source=path, mode="draft", withhold=hidden[path]) for path in job.write]
-    spec = SandboxSpec(
-        image=job.image, mounts=tuple(mounts), limits=_limits(job, content), env=job.env, cwd=job.cwd, runtime=job.runtime
-    )
+    spec = SandboxSpec(image=job.image, mounts=tuple(mounts), limits=_limits(job), env=job.env, cwd=job.cwd, runtime=job.runtime)
     with tempfile.TemporaryDirectory(prefix="massgen-exec-", ignore_cleanup_errors=True) as folder:
         store = Store(Path(folder))
         base = await anyio.to_thread.run_sync(Base.take, job.write if job.patch else (), store)
@@ -100,13 +94,13 @@ async def execute(
     return replace(done, patch=made.text, changed=len(made.changes))
 
 
-def _limits(job: Job, content_bytes: int) -> Limits:
+def _limits(job: Job) -> Limits:
     memory = job.limits.memory_bytes
     room = max(memory // SHARE_OF_FILES, LEAST_FILES_BYTES) if job.disk_bytes is None else job.disk_bytes
     return replace(
         job.limits,
-        memory_bytes=memory + content_bytes + (job.disk_bytes or 0),
+        memory_bytes=memory + (job.disk_bytes or 0),
         memory_covers_files=True,
-        workspace_bytes=content_bytes + room,
+        workspace_bytes=room,
         tmp_bytes=max(memory // (4 * SHARE_OF_FILES), LEAST_FILES_BYTES // 2),
     )

@@ -12,10 +12,12 @@ import os
 import stat
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from sandbox import overlay
+from sandbox.drafts import tree
 from sandbox.errors import SpecError
 from sandbox.overlay import View
 from sandbox.plan import HostFacts, PathFacts
@@ -64,7 +66,10 @@ def look(
             repository = () if mount.git == "hide" else (".git",)  # a bind cannot show a part of it
             paths[mount.source] = _look_at(mount.source, withhold=(*mount.withhold, *repository))
         else:
-            paths[mount.source] = _look_at(mount.source)
+            about = _look_at(mount.source)
+            if spec.limits.memory_covers_files and mount.inside not in (views or {}) and about.kind in ("dir", "file"):
+                about = replace(about, bytes=sum(found.size for found in tree(mount.source, mount.withhold)))
+            paths[mount.source] = about
     for path in lease.paths if lease else ():
         direct = lease is not None and lease.purpose == "direct"
         paths[path] = _look_at(path, withhold=withheld.get(path, ()) if direct else (), git=True)

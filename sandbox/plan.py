@@ -39,6 +39,8 @@ class PathFacts:
     """The withheld paths that exist, and what they are."""
     submounts: tuple[str, ...] = ()
     """What else is mounted below, relative."""
+    bytes: int = 0
+    """What a copy of it takes; looked at only where that comes on top of a memory limit that covers files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,8 @@ class Fill:
     source: Path
     root: str
     withhold: tuple[str, ...]
+    limit_bytes: int
+    """Of all its files; the size of the draft."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,15 +185,17 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
         cwd=spec.cwd,
         labels={**spec.labels, "massgen.mounts": json.dumps(sheet.mounts)},
         limits=spec.limits,
-        memory_bytes=spec.limits.memory_bytes + _memory_of_files(spec.limits, sheet.tmpfs),
+        memory_bytes=spec.limits.memory_bytes + _memory_of_files(spec.limits, sheet, facts),
         lease=lease,
         runtime=spec.runtime,
         unset=tuple(sorted(set(facts.image_env) - {*SEEN_ENV, *spec.env})),
     )
 
 
-def _memory_of_files(limits: Limits, tmpfs: list[Tmpfs]) -> int:
-    return 0 if limits.memory_covers_files else limits.tmp_bytes + sum(t.size_bytes for t in _unique(tmpfs))
+def _memory_of_files(limits: Limits, sheet: _Sheet, facts: HostFacts) -> int:
+    if limits.memory_covers_files:
+        return sum(facts.paths[fill.source].bytes for fill in sheet.fills)
+    return limits.tmp_bytes + sum(t.size_bytes for t in _unique(sheet.tmpfs))
 
 
 def _show(mount: Mount, sheet: _Sheet, spec: SandboxSpec, facts: HostFacts) -> None:
@@ -223,8 +229,9 @@ def _show(mount: Mount, sheet: _Sheet, spec: SandboxSpec, facts: HostFacts) -> N
         folder = mount.inside if about.kind == "dir" else str(PurePosixPath(mount.inside).parent)
         check_target(folder)
         check_inner(folder, mount, spec.mounts)
-        sheet.tmpfs.append(Tmpfs(target=folder, size_bytes=spec.limits.workspace_bytes, inodes=spec.limits.inodes))
-        sheet.fills.append(Fill(source=mount.source, root=mount.inside, withhold=mount.withhold))
+        size_bytes = spec.limits.workspace_bytes + about.bytes
+        sheet.tmpfs.append(Tmpfs(target=folder, size_bytes=size_bytes, inodes=spec.limits.inodes))
+        sheet.fills.append(Fill(source=mount.source, root=mount.inside, withhold=mount.withhold, limit_bytes=size_bytes))
         sheet.roots.append(mount.inside)
         said["draft"] = "copy"
     if about.submounts and "left_out" not in said and (mount.mode == "draft" or view):

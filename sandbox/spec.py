@@ -70,7 +70,8 @@ class Limits:
     memory_bytes: int = 4 * GIB
     """Anonymous memory; the sizes of the tmpfs mounts are added to what the engine is told, as they count as memory."""
     memory_covers_files: bool = False
-    """True: nothing is added; what lies in the sandbox's own folders uses up `memory_bytes` like the rest."""
+    """True: nothing is added for them; what is written into the sandbox's own folders uses up `memory_bytes` like the rest. Only
+    what copy drafts hold before anything begins is added, to the memory and to their sizes (overlays lie on the disk)."""
     cpus: float = 2.0
     pids: int = 512
     open_files: int = 4096

@@ -64,7 +64,7 @@ async def fill(mux: Mux, plan: Plan) -> None:
     """Send every draft its copy of the project, then let the guest remember how all roots look."""
     for draft in plan.fills:
         async with operation(await mux.open("apply", roots=[draft.root])) as channel:
-            packed = _packed(draft, plan.limits.workspace_bytes)
+            packed = _packed(draft)
             while piece := await anyio.to_thread.run_sync(next, packed, None):
                 await channel.send(piece)
                 if channel.verdict is not None:
@@ -80,15 +80,16 @@ async def fill(mux: Mux, plan: Plan) -> None:
         await (await mux.open("mark", roots=listed)).finish()
 
 
-def _packed(draft: Fill, limit_bytes: int) -> Iterator[bytes]:
+def _packed(draft: Fill) -> Iterator[bytes]:
     """Rows and contents of a project, in pieces of about CHUNK bytes. A file that vanishes meanwhile is left out."""
     piece = bytearray()
     total = 0
     for found in drafts.tree(draft.source, draft.withhold):
         total += found.size
-        if total > limit_bytes:
+        if total > draft.limit_bytes:
             raise SpecError(
-                f"{draft.source} holds more than {limit_bytes // 1024**2} MiB; name a smaller folder, or raise sandbox.disk",
+                f"{draft.source} holds more than {draft.limit_bytes // 1024**2} MiB; "
+                "name a smaller folder, or raise sandbox.disk",
                 op="fill",
             )
         row = [0, found.path, found.kind, found.mode, found.size, found.target, found.mtime_ns]

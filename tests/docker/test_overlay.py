@@ -13,7 +13,8 @@ import docker
 import pytest
 from docker.utils import kwargs_from_env
 
-from sandbox import WORKSPACE, DockerEngine, Mount, SpecError, Store
+from sandbox import AGENT_UID, WORKSPACE, DockerEngine, Limits, Mount, SpecError, Store
+from sandbox.execute import Job, execute
 from sandbox.overlay import HOME, PREFIX
 from sandbox.views import bury
 from tests.support.boxes import OWNER, OverlayBoxes, picture
@@ -171,6 +172,25 @@ async def test_an_impossible_overlay_is_silently_something_else(boxes: OverlayBo
     with pytest.raises(SpecError, match="belongs to uid"):
         async with super(OverlayBoxes, boxes).open(mount, uid=os.getuid() + 1):
             pass
+
+
+async def test_a_memory_limit_is_looser_than_said(boxes: OverlayBoxes, image: str) -> None:
+    """One command over a large project: only a copy's content comes on top of its memory, never that of an overlay."""
+    root = boxes.project("large", {"blob": "x" * 2**24})
+    look = ["sh", "-c", "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null"]
+    job = Job(argv=look, image=image, limits=Limits(memory_bytes=2**27), write=(root,))
+
+    async def limit() -> int:
+        return int((await execute(job, engine=boxes.engine)).outcome.stdout.text)
+
+    own = os.getuid() or AGENT_UID
+    for owner, expected in ((own, 2**27), (own + 1, 2**27 + 2**24)):
+        if os.getuid() == 0:
+            for place in (root, *root.iterdir()):
+                os.chown(place, owner, owner)
+            assert await limit() == expected
+        elif owner == own:
+            assert await limit() == expected
 
 
 async def test_a_layer_outgrows_its_limit(boxes: OverlayBoxes, project: Path) -> None:

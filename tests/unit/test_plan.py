@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.errors import SpecError
+from sandbox.overlay import View
 from sandbox.plan import MAX_MASKS, HostFacts, PathFacts, plan
 from sandbox.spec import AGENT_UID, WORKSPACE, Lease, Limits, Mount, SandboxSpec
 
@@ -148,6 +149,19 @@ def test_limit_without_a_limit_is_refused(name: str, value: float) -> None:
     """Every one of them: zero, negative, no number, unlimited."""
     with pytest.raises(SpecError, match=name):
         plan(spec(limits=dataclasses.replace(Limits(), **{name: value})), facts())
+
+
+@pytest.mark.parametrize("kind", ["copy", "overlay"])
+def test_memory_that_covers_files_is_raised_by_copies_alone(kind: str) -> None:
+    """What a copy holds is there before the command begins, so it comes on top; an overlay lies on the disk and adds nothing."""
+    about = dataclasses.replace(facts(srv_p=dataclasses.replace(DIR, bytes=7_000_000 if kind == "copy" else 0)))
+    if kind == "overlay":
+        about = dataclasses.replace(about, views={"/srv/p": View(folder=Path("/v"), source=P, git="hide", writable=True)})
+    limits = Limits(memory_bytes=2**30, memory_covers_files=True, workspace_bytes=1_000_000)
+    decided = plan(spec(draft("/srv/p"), limits=limits), about)
+    assert decided.memory_bytes == 2**30 + (7_000_000 if kind == "copy" else 0)
+    assert [f.limit_bytes for f in decided.fills] == ([8_000_000] if kind == "copy" else [])
+    assert {t.target: t.size_bytes for t in decided.tmpfs}[WORKSPACE] == 1_000_000
 
 
 @pytest.mark.parametrize("kind", ["missing", "other"])
