@@ -23,6 +23,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from massgen.agent.circuit import Circuit, Circuits
 from massgen.agent.metered import metered
 from massgen.agent.session import BODY, Session, build_body_zip, open_session
 from massgen.config.model import AgentConfig, Config, ContextPath
@@ -216,6 +217,7 @@ async def _work(
         cwd=_cwd(config),
         read_only=config.coordination.mode == "read_only",
     )
+    circuits = Circuits()
     opened = metered(await open_models(config.agents, models), config, patience.spent.set)
     seats = {
         label: Seat(
@@ -223,7 +225,15 @@ async def _work(
             own=tuple(_mount(path, context) for path in agent.context_paths),
             needs_verdicts=agent.strategy == "repair",
             open_session=partial(
-                _session, config=config, agent=agent, label=label, model=opened[agent.id], log=log, cwd=rooms.cwd
+                _session,
+                config=config,
+                agent=agent,
+                label=label,
+                model=opened[agent.id],
+                log=log,
+                cwd=rooms.cwd,
+                deadline=patience.deadline,
+                circuit=circuits.of(agent),
             ),
         )
         for label, agent in agents.items()
@@ -287,6 +297,8 @@ def _session(
     model: Model,
     log: EventLog,
     cwd: str,
+    deadline: float,
+    circuit: Circuit,
 ) -> AbstractAsyncContextManager[Session]:
     return open_session(
         label=label,
@@ -301,6 +313,8 @@ def _session(
         temperature=agent.backend.temperature,
         max_tokens=agent.backend.max_tokens,
         command_timeout_s=config.sandbox.limits.command_timeout_s,
+        deadline=deadline,
+        circuit=circuit,
     )
 
 

@@ -7,6 +7,7 @@
     │   ├── ModelUnavailable        endpoint down, disconnected, timed out (retryable)
     │   ├── ModelRefusedKey         wrong or missing key
     │   ├── ContextOverflow         the transcript no longer fits
+    │   ├── ModelDeclined           the model, or the provider's filter, will not answer this
     │   └── BadReply                an answer outside the provider's own protocol
     ├── NoAnswer             3    no agent produced an answer
     ├── BudgetReached        4    the next call is not covered by the budget; the best answer is saved
@@ -43,12 +44,22 @@ class ModelError(MassgenError):
     """A model call failed; the agent may be retried or excluded, the run goes on."""
 
     exit_code = 3
+    refused: ClassVar[bool] = False
+    """Failures of this kind come before anything was generated."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, unbilled: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """How long the provider wants to be left alone. None: it did not say."""
+        self.unbilled = unbilled or self.refused
+        """Nothing was generated, so nothing has to be paid."""
 
 
 class RateLimited(ModelError):
     """The provider asks us to slow down."""
 
     retryable = True
+    refused = True
 
 
 class ModelUnavailable(ModelError):
@@ -60,9 +71,17 @@ class ModelUnavailable(ModelError):
 class ModelRefusedKey(ModelError):
     """The provider does not accept the key; the message names the variable it came from."""
 
+    refused = True
+
 
 class ContextOverflow(ModelError):
     """The transcript is longer than the model takes."""
+
+    refused = True
+
+
+class ModelDeclined(ModelError):
+    """The model, or the provider's filter before it, will not answer this. It was asked, so it costs."""
 
 
 class BadReply(ModelError):

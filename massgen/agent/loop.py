@@ -5,18 +5,21 @@ The budget of a look is time, which its caller owns; `MAX_CALLS` only ends a mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 import anyio
 
 from massgen.agent.acting import perform
 from massgen.agent.calls import Caller
+from massgen.agent.circuit import Circuit
 from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
-from massgen.agent.relay import Problem, Relay, Taken, Verdict
+from massgen.agent.relay import CUT_OFF, Problem, Relay, Taken, Verdict
 from massgen.agent.tools import BODY_TOOLS
 from massgen.agent.view import Answered, Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
-from massgen.errors import ModelError, ModelRefusedKey
-from massgen.messages import Message, ToolCall, ToolResult
+from massgen.errors import ContextOverflow, ModelError, ModelRefusedKey
+from massgen.events.types import Compacted
+from massgen.messages import Message, Reply, Request, ToolCall, ToolResult
 from massgen.models.base import Model
 
 MAX_CALLS = 250
@@ -42,10 +45,12 @@ class LoopSession:
         temperature: float | None = None,
         max_tokens: int | None = None,
         command_timeout_s: float = 120.0,
+        deadline: float = math.inf,
+        circuit: Circuit | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self._relay = Relay(label=label, system_message=system_message, verify=verify, transcript=transcript)
-        self._caller = Caller(label=label, model=model, emit=emit, sleep=sleep)
+        self._caller = Caller(label=label, model=model, emit=emit, deadline=deadline, circuit=circuit, sleep=sleep)
         self._label = label
         self._box = box
         self._emit = emit
@@ -88,8 +93,7 @@ class LoopSession:
     async def _until_decided(self, body: Endpoint, hand_in: HandIn | None) -> Decision:
         try:
             for _ in range(MAX_CALLS):
-                request = self._relay.request(temperature=self._temperature, max_tokens=self._max_tokens)
-                taken = self._relay.take(await self._caller.complete(request))
+                taken = self._relay.take(await self._asked())
                 results = await self._work(body, taken)
                 decision = self._relay.settle(results, await _handed_in(taken.verdict, hand_in))
                 if decision is not None:
@@ -100,12 +104,26 @@ class LoopSession:
             return Failed(why=str(error))
         return Failed(why=f"no end of the turn after {MAX_CALLS} model calls")
 
+    async def _asked(self) -> Reply:
+        """The next reply; a conversation that has become too long is made shorter once. Raises: ModelError."""
+        try:
+            return await self._caller.complete(self._request())
+        except ContextOverflow:
+            taken_out = self._relay.compact()
+            if taken_out is None:
+                raise
+            self._emit(Compacted(agent=self._label, results=taken_out.results, chars=taken_out.chars))
+            return await self._caller.complete(self._request())
+
+    def _request(self) -> Request:
+        return self._relay.request(temperature=self._temperature, max_tokens=self._max_tokens)
+
     async def _work(self, body: Endpoint, taken: Taken) -> dict[str, ToolResult]:
         """Run the calls one by one: each is shown to the user as it happens."""
         results: dict[str, ToolResult] = {}
         for call in taken.work:
             act = Act(id=call.id, name=call.name, args=call.args)
-            results[call.id] = await perform(body, act, label=self._label, emit=self._emit, refused=_refused(call))
+            results[call.id] = await perform(body, act, label=self._label, emit=self._emit, refused=_refused(call, cut=taken.cut))
         return results
 
 
@@ -117,10 +135,13 @@ async def _handed_in(verdict: Verdict | None, hand_in: HandIn | None) -> Verdict
     return Problem(what=wrong, remedy="Improve on what is there, or vote for the best answer.") if wrong else verdict
 
 
-def _refused(call: ToolCall) -> ToolResult | None:
+def _refused(call: ToolCall, *, cut: bool) -> ToolResult | None:
     """What never reaches the body: unknown names (models invent them) and arguments that are not JSON."""
     if call.name not in _KNOWN:
         text = f"There is no tool {call.name[:60]!r}. There are: {', '.join(sorted(_KNOWN))}."
+        return ToolResult(call_id=call.id, text=text, ok=False)
+    if call.bad_args and cut:
+        text = f"In the middle of this call {CUT_OFF}; it was not run. Do it in smaller parts."
         return ToolResult(call_id=call.id, text=text, ok=False)
     if call.bad_args:
         return ToolResult(call_id=call.id, text="The arguments are not a JSON object. Call again.", ok=False)

@@ -8,12 +8,9 @@ from dataclasses import replace
 from massgen.budget import FREE, Cap, Ledger, Price, price_of
 from massgen.config.backends import TABLE
 from massgen.config.model import AgentConfig, Config, Spending
-from massgen.errors import BudgetReached, ConfigError, ContextOverflow, ModelError, ModelRefusedKey, RateLimited
+from massgen.errors import BudgetReached, ConfigError, ModelError
 from massgen.messages import Reply, Request
 from massgen.models.base import Model, OnPiece
-
-_FREE = (RateLimited, ModelRefusedKey, ContextOverflow)
-"""Refused before anything was generated."""
 
 
 class MeteredModel:
@@ -41,8 +38,8 @@ class MeteredModel:
             raise ModelError(str(error)) from error
         try:
             reply = await self._model.complete(replace(request, max_tokens=held.max_tokens), on_piece=on_piece)
-        except _FREE:
-            self._ledger.cancel(held)
+        except ModelError as error:
+            (self._ledger.cancel if error.unbilled else self._ledger.forfeit)(held)
             raise
         except BaseException:
             self._ledger.forfeit(held)

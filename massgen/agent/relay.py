@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from massgen.agent import prompts
+from massgen.agent.compact import TakenOut, compacted
 from massgen.agent.tools import ANSWER_TOOL, BODY_TOOLS, NEW_ANSWER, VOTE, vote_tool
 from massgen.agent.view import Answered, Decision, Failed, Place, Presented, ShownAnswer, View, Voted
 from massgen.messages import Message, Reply, Request, ToolCall, ToolResult, ToolSpec
 
 ATTEMPTS = 3
 """Wrong ends of a turn before the look fails."""
+
+CUT_OFF = "your reply was cut off at its limit of tokens"
 
 _MARK = re.compile(r"`(\[news [0-9a-f]{8}\])`")
 
@@ -42,6 +45,8 @@ class Taken:
     work: tuple[ToolCall, ...]
     verdict: Verdict | None
     """None: only work, the look goes on."""
+    cut: bool = False
+    """The reply ended at its limit of tokens: its last call may be half a call."""
 
 
 class Relay:
@@ -112,6 +117,13 @@ class Relay:
             ending += (vote_tool(tuple(answer.label for answer in self._shown)),) if self._shown else ()
         return BODY_TOOLS + ending
 
+    def compact(self) -> TakenOut | None:
+        """Make room: the oldest tool results give way to a remark. None: there is nothing left that could."""
+        shorter = compacted(self.transcript)
+        if shorter is not None:
+            self._messages[:] = shorter.messages
+        return shorter
+
     # -- what the model says ---------------------------------------------------------------------------------
 
     def take(self, reply: Reply) -> Taken:
@@ -120,9 +132,10 @@ class Relay:
         self._open = reply.calls
         ending = tuple(call for call in reply.calls if call.name in {NEW_ANSWER, VOTE})
         work = tuple(call for call in reply.calls if call.name not in {NEW_ANSWER, VOTE})
+        cut = reply.stop == "length"
         if self._now().phase == "final":
-            return Taken(work=work, verdict=self._judge_final(reply, ending, work))
-        return Taken(work=work, verdict=self._judge(ending) if ending or not work else None)
+            return Taken(work=work, verdict=self._judge_final(reply, ending, work), cut=cut)
+        return Taken(work=work, verdict=self._judge(ending, cut=cut) if ending or not work else None, cut=cut)
 
     def settle(self, results: Mapping[str, ToolResult], verdict: Verdict | None) -> Decision | None:
         """Record what came of the last reply; the decision when the look is over, None when it goes on.
@@ -196,8 +209,10 @@ class Relay:
 
     # -- what ends a look ------------------------------------------------------------------------------------
 
-    def _judge(self, ending: tuple[ToolCall, ...]) -> Verdict:
+    def _judge(self, ending: tuple[ToolCall, ...], *, cut: bool) -> Verdict:
         ways = "end it with `new_answer` or `vote`" if self._shown else "end it with `new_answer`"
+        if cut and all(call.bad_args for call in ending):
+            return Problem(what=CUT_OFF, remedy=f"Say less in one reply, then {ways}.")
         if not ending:
             return Problem(
                 what="you called neither `new_answer` nor `vote`", remedy=f"Text alone is not seen by anybody: {ways}."
@@ -237,6 +252,8 @@ class Relay:
             return Problem(what="the vote is over: this is the final turn", remedy="Reply with text only, for the user.")
         if work:
             return None
+        if reply.stop == "length" and not self._attempts:
+            return Problem(what=CUT_OFF, remedy="Reply again, shorter.")
         if not reply.text.strip():
             return Problem(what="your reply is empty", remedy="Reply with the text for the user.")
         return Presented(text=reply.text)

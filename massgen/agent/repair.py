@@ -22,6 +22,7 @@ import anyio
 from massgen.agent.acting import perform
 from massgen.agent.approval import Scores, best
 from massgen.agent.calls import Caller
+from massgen.agent.circuit import Circuit
 from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
 from massgen.agent.excerpt import Excerpt, Suspect, excerpt, longest_block, question, read_suspects
 from massgen.agent.testrun import DEFAULT_COMMAND, TestRun
@@ -85,9 +86,11 @@ class RepairSession:
         transcript: tuple[Message, ...] = (),
         temperature: float | None = None,
         first_run_timeout_s: float = 120.0,
+        deadline: float = math.inf,
+        circuit: Circuit | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self._caller = Caller(label=label, model=model, emit=emit, sleep=sleep)
+        self._caller = Caller(label=label, model=model, emit=emit, deadline=deadline, circuit=circuit, sleep=sleep)
         self._label = label
         self._box = box
         self._emit = emit

@@ -12,11 +12,13 @@ The `sandbox` must have been opened with `tools={BODY: build_body_zip(cache_dir)
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
 from massgen.agent.bodyzip import BODY, build_body_zip
+from massgen.agent.circuit import Circuit
 from massgen.agent.loop import LoopSession
 from massgen.agent.repair import RepairSession
 from massgen.agent.view import (
@@ -68,6 +70,8 @@ async def open_session(
     temperature: float | None = None,
     max_tokens: int | None = None,
     command_timeout_s: float = 120.0,
+    deadline: float = math.inf,
+    circuit: Circuit | None = None,
 ) -> AsyncIterator[Session]:
     """An agent, ready to look. Leaving the block ends what is left of its body.
 
@@ -76,6 +80,7 @@ async def open_session(
     `transcript`: of an earlier session, to go on from (final turn); `label` names the agent in events (its anonymous label).
     `temperature`, `max_tokens`: of every model call; None leaves it to the provider.
     `command_timeout_s`: what a command may ask for at most, and the longest first test run of `repair`.
+    `deadline`: of the run, on anyio's clock: no model call is waited for beyond it. `circuit`: see `circuit.py`.
     """
     session: Session
     if strategy == "repair":
@@ -90,6 +95,8 @@ async def open_session(
             transcript=transcript,
             temperature=temperature,
             first_run_timeout_s=command_timeout_s,
+            deadline=deadline,
+            circuit=circuit,
         )
     else:
         session = LoopSession(
@@ -104,5 +111,7 @@ async def open_session(
             temperature=temperature,
             max_tokens=max_tokens,
             command_timeout_s=command_timeout_s,
+            deadline=deadline,
+            circuit=circuit,
         )
     yield session

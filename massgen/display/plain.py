@@ -20,6 +20,7 @@ from massgen.events.types import (
     AnswerGiven,
     Applied,
     BudgetOut,
+    Compacted,
     Conflicted,
     DebateStarted,
     Event,
@@ -27,13 +28,16 @@ from massgen.events.types import (
     LookFailed,
     LookStarted,
     Merged,
+    ModelAsked,
     ModelFailed,
+    ModelHeld,
     Notice,
     Presented,
     RepairAttempted,
     RunStarted,
     SandboxStarted,
     Selected,
+    Streamed,
     TimeUp,
     ToolFinished,
     ToolStarted,
@@ -44,6 +48,8 @@ from massgen.events.types import (
 
 _COLOURS = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _MAX_TEXT = 160
+SILENCE_S = 10.0
+"""An agent whose model writes for so long without a line of its own gets one, so that nobody takes it for dead."""
 
 Said = tuple[str, str, str]
 """Who (an agent's id or one of our own words), what, and a style."""
@@ -57,6 +63,7 @@ class Progress:
         self._limits = limits
         self._story = Story()
         self._tools: dict[tuple[str, str], str] = {}
+        self._quiet_since: dict[str, float] = {}
         self._width = 8
 
     def __call__(self, envelope: Envelope) -> None:
@@ -68,9 +75,11 @@ class Progress:
             return
         if isinstance(event, ToolStarted):
             self._tools[event.agent, event.call_id] = event.summary
-        said = self._agent_said(event) or self._answer_said(event) or self._run_said(event)
+        now = self._story.at(envelope.ts)
+        said = self._model_said(event, now) or self._agent_said(event) or self._answer_said(event) or self._run_said(event)
         if said:
-            self._line(self._story.at(envelope.ts), *said)
+            self._quiet_since[said[0]] = now
+            self._line(now, *said)
 
     def _plan(self, event: RunStarted) -> None:
         self._width = max([8, *(len(line(a, 24)) for a in self._story.agents)])
@@ -92,6 +101,28 @@ class Progress:
         if event.verify:
             self._said("", f"verify {line(event.verify, _MAX_TEXT)}")
 
+    def _model_said(self, event: Event, now: float) -> Said | None:
+        """What models do; a stream is told of now and then only."""
+        match event:
+            case LookStarted():
+                self._quiet_since.pop(event.agent, None)
+            case ModelAsked() if event.agent not in self._quiet_since:
+                return event.agent, f"asks {line(event.model, 48)}", "dim"
+            case Streamed() if now - self._quiet_since.get(event.agent, now) >= SILENCE_S:
+                doing = {"text": "writes", "reasoning": "thinks", "call": "writes a call"}[event.kind]
+                return event.agent, f"{doing}: …{line(event.text.strip()[-60:], 60)}", "dim"
+            case ModelHeld():
+                return event.agent, f"waits {duration_text(event.wait_s)}: {line(event.why, _MAX_TEXT)}", "yellow"
+            case Compacted():
+                what = f"{count(event.results, 'old result')} of tools taken out ({bytes_text(event.chars)})"
+                return event.agent, f"made room for its model: {what}", "yellow"
+            case ModelFailed():
+                again = f"; again in {duration_text(event.retry_s)}" if event.retry_s is not None else ""
+                return event.agent, f"model call failed: {line(event.error, _MAX_TEXT)}{again}", "yellow"
+            case _:
+                pass
+        return None
+
     def _agent_said(self, event: Event) -> Said | None:
         """What agents do."""
         match event:
@@ -105,9 +136,6 @@ class Progress:
                 return event.agent, self._tool(event), "dim"
             case RepairAttempted():
                 return event.agent, f"try {event.attempt}: {line(event.function or event.path, 48)} → {event.outcome}", "dim"
-            case ModelFailed():
-                again = f"; again in {duration_text(event.retry_s)}" if event.retry_s is not None else ""
-                return event.agent, f"model call failed: {line(event.error, _MAX_TEXT)}{again}", "yellow"
             case LookFailed():
                 return event.agent, f"failed: {line(event.why, _MAX_TEXT)}", "yellow"
             case AgentExcluded():

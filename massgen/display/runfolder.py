@@ -90,6 +90,8 @@ class RunFolder:
 
     def __call__(self, envelope: Envelope) -> None:
         """Append to what this event belongs to."""
+        if not envelope.event.kept:
+            return
         with (self.folder / "events.jsonl").open("ab") as file:
             file.write(encode(envelope))
         self.story.feed(envelope)

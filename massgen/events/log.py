@@ -60,10 +60,14 @@ class EventLog:
         return self._ended
 
     def emit(self, event: Event) -> Envelope:
-        """Write, then tell the readers. Blocks for the disk on the durable events (a few ms)."""
+        """Write, then tell the readers. Blocks for the disk on the durable events (a few ms). What is not kept is only told."""
         if self._ended:
             raise LogError(f"{type(event).__name__} after RunFinished: a run ends once")
         now = self._clock().isoformat(timespec="microseconds")
+        if not event.kept:
+            passing = Envelope(seq=self._seq, ts=now, run_id=self.run_id, event=event)
+            self._tell(passing)
+            return passing
         envelope = Envelope(seq=self._seq + 1, ts=now, run_id=self.run_id, event=event)
         self._write(encode(envelope))
         if isinstance(event, _DURABLE):

@@ -8,7 +8,7 @@ An answer's name is `label.version` (`agent2.1`); labels are anonymous and fixed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from massgen.messages import Usage
 
@@ -16,6 +16,9 @@ from massgen.messages import Usage
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """Base of all events."""
+
+    kept: ClassVar[bool] = True
+    """Whether the log has it. What is not kept is told to readers only, under the number of the event before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,47 @@ class LookStarted(Event):
     agent: str
     answers: tuple[str, ...]
     phase: Literal["coordination", "final"] = "coordination"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAsked(Event):
+    """A model call begins: what comes next may take minutes."""
+
+    agent: str
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streamed(Event):
+    """The next part of a reply, as it comes, for whoever watches; `TextSaid` has the text whole.
+
+    `call` is the name of a tool and then its arguments. What came before a `ModelFailed` of the same agent is void.
+    """
+
+    kept: ClassVar[bool] = False
+
+    agent: str
+    kind: Literal["text", "reasoning", "call"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelHeld(Event):
+    """No call is made for so long: the provider wants it, or has failed everybody several times in a row."""
+
+    agent: str
+    why: str
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compacted(Event):
+    """The conversation had become too long for the model: the oldest tool results were replaced by a remark that says so."""
+
+    agent: str
+    results: int
+    chars: int
+    """How much was taken out."""
 
 
 @dataclass(frozen=True, kw_only=True)

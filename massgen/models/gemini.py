@@ -6,6 +6,7 @@ a key, a URL and a choice of service from half a dozen variables: all of them ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 from typing import Any, Final
 
@@ -132,4 +133,8 @@ def _plain(answer: Any) -> dict[str, Any]:  # noqa: ANN401  # the SDK is importe
 
 
 def _headers(error: Any) -> dict[str, str]:  # noqa: ANN401  # same
-    return {str(k).lower(): str(v) for k, v in (getattr(error.response, "headers", None) or {}).items()}
+    headers = {str(k).lower(): str(v) for k, v in (getattr(error.response, "headers", None) or {}).items()}
+    # This API says in the body how long to wait, as `{"@type": "…RetryInfo", "retryDelay": "21s"}`.
+    if told := re.search(r"retryDelay\W+([\d.]+)s", str(error.details)):
+        headers.setdefault("retry-after", told.group(1))
+    return headers

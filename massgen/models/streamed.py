@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from massgen.errors import ModelError
 from massgen.messages import Piece, Reply
 from massgen.models.base import OnPiece
 from massgen.models.translate import Endpoint
+
+MAX_CHARS: Final = 32 * 1024 * 1024
+"""Of one reply. The longest that models give is a tenth of a percent of it."""
 
 
 class Heard(NamedTuple):
@@ -63,16 +66,19 @@ async def assemble(
     heard: AsyncGenerator[Heard], assembly: Assembly, endpoint: Endpoint, on_piece: OnPiece | None = None
 ) -> Reply:
     """The reply. Raises: ModelError, Refusal (from `heard`)."""
+    chars = 0
     async with aclosing(heard) as all_heard:
         async for event, whole in all_heard:
             try:
                 pieces = tuple(assembly.add_whole(event) if whole else assembly.add(event))
             except (ValueError, TypeError, AttributeError, LookupError) as error:
                 raise endpoint.garbage(f"{error!r}") from endpoint.cause(error)
-            if on_piece is not None:
-                for piece in pieces:
-                    if piece.text:
-                        on_piece(piece)
+            for piece in pieces:
+                chars += len(piece.text)
+                if on_piece is not None and piece.text:
+                    on_piece(piece)
+            if chars > MAX_CHARS:
+                raise endpoint.garbage(f"{chars} characters and no end")
     if not assembly.complete():
         raise endpoint.cut_off() if assembly.seen else endpoint.garbage("nothing in it")
     return assembly.reply()

@@ -9,9 +9,12 @@ Messages name the endpoint and the place the key came from. They never contain t
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -65,7 +68,9 @@ class Endpoint:
                 f"{self.where} sent nothing for {silence_s:g} s (model {self.model}); try again, or raise timeout_settings"
             )
         reason = self.clean(str(first)) or kind
-        return ModelUnavailable(f"{self.where} cannot be reached or closed the connection ({reason}); {self._check_url}")
+        return ModelUnavailable(
+            f"{self.where} cannot be reached or closed the connection ({reason}); {self._check_url}", unbilled="Connect" in kind
+        )
 
     def cut_off(self) -> ModelUnavailable:
         """The stream ended in the middle of a reply."""
@@ -84,25 +89,43 @@ class Endpoint:
         said = self.clean(text)
         about = f"{self.where} (model {self.model})"
         facts = f"{code} {text}"
+        # Whoever answers with a failure has generated nothing; one told inside a stream comes after something was.
+        unbilled, wait_s = status not in (None, 200), retry_after_s(headers or {})
         error: ModelError
         if status in (401, 403) or code in ("authentication_error", "permission_error", "invalid_api_key"):
             error = self._refused(status, said)
         elif status == 402 or _SPENT.search(facts):
-            error = ModelError(f"{about} says that quota or credit is used up: {said}")
+            error = ModelError(f"{about} says that quota or credit is used up: {said}", unbilled=True)
         elif status == 429 or code in ("rate_limit_error", "rate_limit_exceeded"):
-            wait = (headers or {}).get("retry-after")
-            error = RateLimited(f"{about} asks us to slow down{f' for {wait} s' if wait else ''}: {said}")
+            named = f" for {wait_s:g} s" if wait_s else ""
+            error = RateLimited(f"{about} asks us to slow down{named}: {said}", retry_after_s=wait_s)
         elif status in (None, 200, 400, 413, 422) and _OVERFLOW.search(facts):
             error = ContextOverflow(f"the conversation is too long for {about}: {said}")
         elif status in (408, 409) or (status or 0) >= 500 or (status in (None, 200) and _OVERLOADED.search(facts)):
-            error = ModelUnavailable(f"{about} failed with {status or code}: {said}; try again later")
+            error = ModelUnavailable(
+                f"{about} failed with {status or code}: {said}; try again later", retry_after_s=wait_s, unbilled=unbilled
+            )
         elif status == 404:
-            error = ModelError(f"{self.where} knows no model {self.model}, or base_url is wrong (404): {said}")
+            error = ModelError(f"{self.where} knows no model {self.model}, or base_url is wrong (404): {said}", unbilled=True)
         else:
-            error = ModelError(f"{about} refused the request ({status or code}): {said}")
+            error = ModelError(f"{about} refused the request ({status or code}): {said}", unbilled=unbilled)
         return error
 
     def _refused(self, status: int | None, said: str) -> ModelRefusedKey:
         if not self.key_source:
             return ModelRefusedKey(f"{self.where} wants a key and none was given ({status}): {said}; set api_key in the config")
         return ModelRefusedKey(f"{self.where} refused the key from {self.key_source} ({status}): {said}; check {self.key_source}")
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """How long a provider asks to be left alone: seconds, milliseconds (some add a header for that) or a date. None: not said."""
+    try:
+        if said := headers.get("retry-after-ms"):
+            wait_s = float(said) / 1000
+        elif said := headers.get("retry-after"):
+            wait_s = float(said) if re.fullmatch(r"\s*[\d.]+\s*", said) else parsedate_to_datetime(said).timestamp() - time.time()
+        else:
+            return None
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, wait_s) if math.isfinite(wait_s) else None

@@ -172,6 +172,25 @@ async def test_a_failure_is_told_by_its_meaning(
     assert provider.url in str(error)
 
 
+@pytest.mark.parametrize(
+    ("mode", "wait_s", "unbilled"),
+    [("rate_limit", 7.0, True), ("server_error", None, True), ("overflow", None, True), ("disconnect", None, False)],
+)
+async def test_a_failure_says_how_long_to_wait_and_whether_it_costs(
+    model: Model, provider: FakeProvider, mode: str, wait_s: float | None, unbilled: bool
+) -> None:
+    """What a provider names is kept as a number; only a reply that had begun may be on the bill."""
+    error = await failure(model, provider, mode)
+    assert (error.retry_after_s, error.unbilled) == (wait_s, unbilled)
+
+
+async def test_a_flood_from_a_provider_does_not_fill_the_memory(model: Model, provider: FakeProvider) -> None:
+    """A reply that never ends is cut off at a limit that no honest one comes near."""
+    provider.mode = "flood"
+    with pytest.raises(BadReply, match="no end"):
+        await model.complete(ASK)
+
+
 @pytest.mark.parametrize("mode", ["wrong_key", "no_permission"])
 async def test_a_refused_key_names_its_variable_and_is_not_shown(model: Model, provider: FakeProvider, mode: str) -> None:
     """The message says where the key came from, and nothing of the key itself, though the provider quotes it."""

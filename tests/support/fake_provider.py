@@ -45,6 +45,7 @@ SCRIPTS = {
     "length": Script(stop="length"),
     "refusal": Script(words=["No."], stop="refusal"),
     "thinking": Script(calls=ONE_CALL, stop="tools", thinking=True),
+    "flood": Script(words=["x" * 2**20] * 40),
 }
 STATUSES = {
     "rate_limit": (429, "rate_limit_error", "Too many requests"),

@@ -21,12 +21,15 @@ from massgen.events.types import (
     AgentExcluded,
     AnswerGiven,
     Applied,
+    Compacted,
     Conflicted,
     Event,
     LeaseGranted,
     LookStarted,
+    ModelAsked,
     ModelCalled,
     ModelFailed,
+    ModelHeld,
     Notice,
     Presented,
     RepairAttempted,
@@ -35,6 +38,7 @@ from massgen.events.types import (
     SandboxEnded,
     SandboxStarted,
     Selected,
+    Streamed,
     TextSaid,
     ToolFinished,
     ToolStarted,
@@ -156,6 +160,26 @@ def test_colour_changes_no_text():
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown(TEAM, color=True)) == GOLDEN
 
 
+def test_a_slow_model_is_not_taken_for_a_dead_one():
+    """The first call of a look is told when it begins; one that writes for ten seconds is heard of; waits say why."""
+    stream = [Streamed(agent="agent1", kind="reasoning", text=f"and {number} ") for number in range(12)]
+    events = [
+        START,
+        LookStarted(agent="agent1", answers=()),
+        ModelAsked(agent="agent1", model="small"),
+        *stream,
+        ModelHeld(agent="agent1", why="it failed", wait_s=20.0),
+        ModelAsked(agent="agent1", model="small"),
+        Compacted(agent="agent1", results=2, chars=4096),
+    ]
+    assert shown(events).splitlines()[4:] == [
+        "00:02  careful   asks small",
+        "00:12  careful   thinks: …and 9",
+        "00:15  careful   waits 20 s: it failed",
+        "00:17  careful   made room for its model: 2 old results of tools taken out (4.0 KiB)",
+    ]
+
+
 EVIL = "a\x1b]0;title\x07b\x1b[2Jc\nd\re\u202ef\u200bg[bold]h[/bold]\x9b1m\ud800"
 
 
@@ -174,7 +198,9 @@ def test_foreign_text_cannot_drive_the_terminal_or_forge_a_line():
             VoteCast(agent="agent1", for_agent="agent1", reason=EVIL, seen=()),
             ToolStarted(agent="agent1", call_id="1", name=EVIL, summary=EVIL),
             ToolFinished(agent="agent1", call_id="1", name=EVIL, ok=False),
+            ModelAsked(agent="agent1", model=EVIL),
             ModelFailed(agent="agent1", error=EVIL),
+            ModelHeld(agent="agent1", why=EVIL, wait_s=1.0),
             AgentExcluded(agent="agent1", why=EVIL),
             Verified(answer="agent1.1", ok=False, summary=EVIL),
             Selected(agent="agent1", answer="agent1.1", votes={}, why=EVIL),
@@ -186,9 +212,9 @@ def test_foreign_text_cannot_drive_the_terminal_or_forge_a_line():
 
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
     assert not [c for c in plain if c != "\n" and not c.isprintable()]
-    assert len(plain.splitlines()) == 10
+    assert len(plain.splitlines()) == 11
     assert "[bold]h[/bold]" in plain
-    assert all(row.startswith(("plan ", "       ", "00:0")) for row in plain.splitlines())
+    assert all(row.startswith(("plan ", "       ", "00:0", "00:1")) for row in plain.splitlines())
 
 
 def acts(char: str) -> bool:

@@ -17,7 +17,7 @@ from massgen.events import codec
 from massgen.events.codec import Envelope, LogError, decode, encode, event_types
 from massgen.events.log import FILE, EventLog
 from massgen.events.replay import facts, read
-from massgen.events.types import AgentReady, AnswerGiven, Event, Notice, RunFinished, TextSaid, TimeUp
+from massgen.events.types import AgentReady, AnswerGiven, Event, Notice, RunFinished, Streamed, TextSaid, TimeUp
 from massgen.messages import Usage
 
 NOW = datetime(2026, 11, 21, 12, 30, tzinfo=UTC)
@@ -199,6 +199,17 @@ def test_facts_are_what_coordination_was_told(log: EventLog) -> None:
         for event in told:
             log.emit(event)
     assert facts(log.path) == [told[0], told[2]]
+
+
+def test_what_streams_by_is_told_and_not_kept(tmp_path: Path) -> None:
+    """Readers see it under the number of the event before it; the file reads back whole, as if it had not been."""
+    seen: list[tuple[int, Event]] = []
+    with EventLog(tmp_path, "r", readers=[lambda envelope: seen.append((envelope.seq, envelope.event))]) as log:
+        log.emit(AgentReady(agent="agent1"))
+        log.emit(Streamed(agent="agent1", kind="text", text="He"))
+        log.emit(TimeUp())
+    assert [number for number, _ in seen] == [1, 1, 2]
+    assert [envelope.event for envelope in read(log.path)] == [AgentReady(agent="agent1"), TimeUp()]
 
 
 def test_every_event_type_is_known() -> None:
