@@ -1,6 +1,6 @@
 """The composition root: a config and a question become a run with a log, a result, and at most one write.
 
-    walk the context paths · remove what dead runs left · models · one seat per agent · coordination
+    walk the context paths · remove what dead runs left, end what they were writing · models · one seat per agent · coordination
     → final turn → verify → write as the mode says → run.json → RunFinished
 
 Whatever is expected to go wrong ends in a readable run: the error becomes the exit code and message of the
@@ -17,7 +17,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import anyio
@@ -34,19 +33,21 @@ from massgen.coordination import record as records
 from massgen.coordination.archive import Archive
 from massgen.coordination.chair import Seat
 from massgen.coordination.conclude import Conclusion, conclude
+from massgen.coordination.opening import run_started
 from massgen.coordination.orchestrator import Coordination
 from massgen.coordination.patience import Patience, stop_on_signals
 from massgen.coordination.peers import Peers
 from massgen.coordination.prepared import prepared_image
 from massgen.coordination.record import Record
+from massgen.coordination.recovery import recover
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import Rules
+from massgen.coordination.target import Target
 from massgen.coordination.verify import VERIFY_TIMEOUT_S, Verifier
-from massgen.coordination.writeback import Target
 from massgen.errors import MassgenError, SandboxFailed
 from massgen.events.codec import Envelope
 from massgen.events.log import EventLog, Reader
-from massgen.events.types import ModelCalled, RunFinished, RunStarted
+from massgen.events.types import ModelCalled, Notice, RunFinished
 from massgen.messages import Message, Usage
 from massgen.models.base import Model
 from massgen.models.team import open_models
@@ -109,6 +110,8 @@ async def run(
         await engine.image(config.sandbox.image)
         await engine.reap()
         await bury(engine)
+        roots = [path.path for path in config.write_paths]
+        ended = await recover(state_dir, engine=engine, roots=roots, image=config.sandbox.image)
         image = await prepared_image(config.sandbox, engine, os.environ, say=say)
         await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
     deadline = anyio.current_time() + config.timeouts.run_s
@@ -118,7 +121,15 @@ async def run(
     tally = _Tally()
     with EventLog(folder, folder.name, readers=[tally, *readers]) as log:
         parts = _Parts(
-            config=config, prompt=prompt, engine=engine, image=image, context=context, folder=folder, state_dir=state_dir, log=log
+            config=config,
+            prompt=prompt,
+            engine=engine,
+            image=image,
+            context=context,
+            folder=folder,
+            state_dir=state_dir,
+            log=log,
+            ended=ended,
         )
         conclusion = Conclusion(outcome="stopped", exit_code=130, message="interrupted twice; what was going on was dropped")
         async with stop_on_signals() as stopped:
@@ -161,6 +172,8 @@ class _Parts:
     folder: Path
     state_dir: Path
     log: EventLog
+    ended: tuple[str, ...]
+    """A sentence on each write of an earlier run that was killed."""
 
 
 async def _concluded(parts: _Parts, patience: Patience) -> Conclusion:
@@ -179,7 +192,9 @@ async def _concluded(parts: _Parts, patience: Patience) -> Conclusion:
         agents=tuple({"id": agent.id, "label": label} for agent, label in zip(config.agents, labels, strict=True)),
     )
     records.save(parts.folder, record)
-    log.emit(_started(config, parts.prompt, labels, parts.context))
+    log.emit(run_started(config, _all_paths(config), parts.prompt, labels, parts.context))
+    for sentence in parts.ended:
+        log.emit(Notice(text=sentence, level="warning"))
     try:
         async with AsyncExitStack() as models:
             return await _work(parts, patience, record, dict(zip(labels, config.agents, strict=True)), models)
@@ -331,40 +346,6 @@ def _cwd(config: Config) -> str:
 
 def _all_paths(config: Config) -> list[ContextPath]:
     return [*config.context_paths, *(path for agent in config.agents for path in agent.context_paths)]
-
-
-def _started(config: Config, prompt: str, labels: Sequence[str], context: ContextRules) -> RunStarted:
-    rows = []
-    for path in _all_paths(config):
-        listing = context.listings[path.path]
-        rows.append(
-            {
-                "path": str(path.path),
-                "permission": path.permission,
-                "files": listing.files,
-                "bytes": listing.bytes,
-                "withheld": len(listing.counted),
-            }
-        )
-    return RunStarted(
-        prompt=prompt,
-        agents=tuple(
-            {"id": agent.id, "label": label, "model": agent.backend.model, "backend": agent.backend.type}
-            for agent, label in zip(config.agents, labels, strict=True)
-        ),
-        write_mode=config.write,
-        context=tuple(rows),
-        image=config.sandbox.image,
-        verify=config.verify,
-        version=_version(),
-        prepared=config.sandbox.prepare,
-    )
-
-
-def _version() -> str:
-    with suppress(PackageNotFoundError):
-        return version("massgen")
-    return ""
 
 
 def _word(error: MassgenError) -> str:

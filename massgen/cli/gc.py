@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import click
 
@@ -34,7 +35,7 @@ def command(*, keep_days: float, keep_size: str | None, dry_run: bool, as_json: 
     if not dry_run:
         tidy.sweep(state)
         try:
-            containers = anyio.run(_reap)
+            containers = anyio.run(_reap, state)
         except SandboxFailed:
             click.echo("no engine answers: containers were not looked for", err=True)
     swept = collect(state, keep_days=keep_days, keep_bytes=limit, dry_run=dry_run)
@@ -50,7 +51,14 @@ def command(*, keep_days: float, keep_size: str | None, dry_run: bool, as_json: 
     return 0
 
 
-async def _reap() -> tuple[str, ...]:
-    from massgen.cli.engine import connect
+async def _reap(state: Path) -> tuple[str, ...]:
+    from massgen.cli.engine import connect, translated
+    from massgen.coordination.recovery import recover
+    from massgen.display.text import line
 
-    return await (await connect()).reap()
+    engine = await connect()
+    with translated():
+        gone = await engine.reap()
+    for sentence in await recover(state, engine=engine):
+        click.echo(line(sentence, 1000), err=True)
+    return gone

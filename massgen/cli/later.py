@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +25,7 @@ MAX_LISTED = 50
 class Write(Protocol):
     """`apply_run` or `undo_run`."""
 
-    async def __call__(self, state_dir: Path, run: str, *, engine: Engine) -> Later:
+    async def __call__(self, state_dir: Path, run: str, *, engine: Engine, say: Callable[[str], None]) -> Later:
         """Do it. Raises ConfigError, ApplyConflict, SandboxFailed."""
         ...
 
@@ -35,7 +35,7 @@ def change(write: Write, run: str, *, done: str, then: str) -> int:
     state = Places.find(os.environ).state
 
     async def work() -> Later:
-        return await write(state, run, engine=await connect())
+        return await write(state, run, engine=await connect(), say=lambda sentence: click.echo(line(sentence), err=True))
 
     result = anyio.run(work)
     click.echo(f"{done} {count(len(result.files), 'file')} of run {result.run_id}")

@@ -20,11 +20,13 @@ from massgen.coordination.direct import present_direct
 from massgen.coordination.final import Result, Stage, is_worse, present, saved
 from massgen.coordination.orchestrator import Decided
 from massgen.coordination.patience import Over, Patience
-from massgen.coordination.record import Record, WriteRecord, wrote
+from massgen.coordination.record import Record
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import Finish
+from massgen.coordination.survey import Written
+from massgen.coordination.target import Target
 from massgen.coordination.verify import Verifier
-from massgen.coordination.writeback import Target, Written, apply_snapshot
+from massgen.coordination.writeback import apply_snapshot
 from massgen.errors import (
     ApplyConflict,
     BudgetReached,
@@ -135,7 +137,6 @@ class _Writer:
         if stage.patience.over:
             return self.cut_short(result)
         if written:
-            await self._wrote("direct", written)
             _, remark = await self._judge(result.verdict)
             return self.ended("applied", _verdict_code(result.verdict), message=remark)
         refused, remark = await self._judge(result.verdict)
@@ -146,7 +147,7 @@ class _Writer:
             return self.ended("answered", code, message=remark)
         if self._write_mode in ("review", "never"):
             return self.ended("ready", code, message=remark)
-        done = await apply_snapshot(
+        await apply_snapshot(
             result.snapshot,
             agent=result.agent,
             target=self._target,
@@ -156,7 +157,6 @@ class _Writer:
             log=stage.log,
             allowed=self._allowed,
         )
-        await self._wrote("apply", done)
         return self.ended("applied", code, message=remark)
 
     def fall_back(self) -> None:
@@ -185,10 +185,6 @@ class _Writer:
             return replace(record, winner=stage.seat.label, answer=stage.voted.id, snapshot=snapshot.id, originals=rows)
 
         await anyio.to_thread.run_sync(self._save, change)
-
-    async def _wrote(self, purpose: Literal["apply", "direct"], written: Written) -> None:
-        kept = WriteRecord(purpose=purpose, snapshot=written.snapshot.id, undo=written.undo.id)
-        await anyio.to_thread.run_sync(self._save, lambda record: wrote(record, kept))
 
     async def _judge(self, verdict: Verified | None) -> tuple[bool, str]:
         """Whether the result must not be written, and what is to be said of its verdict."""

@@ -12,7 +12,7 @@ undo lease, and what was voted for goes the ordinary way.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +21,22 @@ import anyio.to_thread
 
 from massgen.agent.view import Decision, Failed, Presented
 from massgen.coordination.final import Result, Stage, is_worse, look, say, verify, why
+from massgen.coordination.leases import leave
+from massgen.coordination.onewrite import OneWrite, end_write, grant, write
+from massgen.coordination.recovery import left_by, writing
+from massgen.coordination.survey import Survey, Written, account, survey, whole
+from massgen.coordination.target import Target
 from massgen.coordination.verify import is_below
-from massgen.coordination.writeback import Target, Written, conflict, grant, undo_snapshot
+from massgen.coordination.writeback import conflict, undo_snapshot
 from massgen.errors import ConfigError, VerifyFailed
-from massgen.events.types import Applied, Notice
-from sandbox import WORKSPACE, Drift, SandboxError, Snapshot, Store
-from sandbox.base import Base, Key, Original, absolute
+from massgen.events.types import Notice
+from sandbox import WORKSPACE, Drift, Lease, SandboxError, Snapshot
+from sandbox.base import Base, Original
 from sandbox.drafts import tree
-from sandbox.snapshot import Entry, is_git_name
+from sandbox.snapshot import is_git_name
 from sandbox.spec import MIB
 
 MAX_BYTES = 512 * MIB
-
-Survey = Mapping[Key, Original]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,34 +69,11 @@ async def present_direct(stage: Stage, *, target: Target, base: Base) -> Direct:
 
     Raises: ApplyConflict, ConfigError, with nothing written; VerifyFailed when the agent changed what must not change.
     """
-    store, log, label = stage.archive.store, stage.log, stage.seat.label
-    await anyio.to_thread.run_sync(check, target.roots)
-    before = await anyio.to_thread.run_sync(survey, target.roots, store)
     git_before = await anyio.to_thread.run_sync(git_folders, target.roots)
-    voted = base.project(stage.voted.snapshot)
-    if drifted := await anyio.to_thread.run_sync(base.drifted, voted):
-        raise conflict(drifted, log)
-    expected = await anyio.to_thread.run_sync(base.expected, voted)
-
-    lease = grant("direct", "", agent=label, target=target, run_id=stage.rooms.run_id, log=log)
-    decision: Decision | None = None
-    try:
-        async with stage.rooms.open("final", label, own=stage.seat.own, lease=lease) as box:
-            await box.commit(voted, store, expected=expected)
-            await box.apply(Snapshot(entries=stage.voted.snapshot.under(WORKSPACE)), store)
-            decision = await stage.patience.bounded(lambda: look(stage, box, direct=True))
-    except Drift as error:
-        raise conflict(error.paths, log) from error
-    except SandboxError as error:
-        decision = Failed(why=str(error))
-    finally:
-        # Whatever ended it: what was written is on record, with its undo, before anything else happens.
-        with anyio.CancelScope(shield=True):
-            written = await anyio.to_thread.run_sync(_account, before, target.roots, store)
-            if written.snapshot.entries:
-                log.emit(Applied(purpose="direct", snapshot=written.snapshot.id, undo=written.undo.id, files=written.files))
-    absent = Original(kind="absent")
-    base.remember({(e.root, e.path): before.get((e.root, e.path), absent) for e in written.snapshot.entries})
+    turn = _Turn(stage, target, base)
+    async with writing(target.roots, rooms=stage.rooms, store=stage.archive.store, emit=stage.log.emit):
+        await anyio.to_thread.run_sync(check, target.roots)
+        decision, written = await turn.take()
     forbidden = sorted(
         [name for name in written.files if is_below(name, target.protected_names)]
         + [str(path) for path in await anyio.to_thread.run_sync(git_folders, target.roots) - git_before]
@@ -101,6 +81,90 @@ async def present_direct(stage: Stage, *, target: Target, base: Base) -> Direct:
     if forbidden:
         raise VerifyFailed(f"the final turn made or changed {forbidden[0]}, which is protected; look at it, then `massgen undo`")
     return await _judged(stage, decision, written, target)
+
+
+class _Turn:
+    """The final turn with its lease."""
+
+    def __init__(self, stage: Stage, target: Target, base: Base) -> None:
+        self._stage, self._target, self._base = stage, target, base
+        self._whole = False
+        """The voted answer is in the project, all of it."""
+        self._refused = False
+        """Nothing was ever written: what differs from before is the user's."""
+
+    async def take(self) -> tuple[Decision | None, Written]:
+        """The agent's decision, and what is written, on record whatever happens. The caller is the one writer.
+
+        Cancelled, or ended by an error of ours: all of it is taken back first.
+        """
+        stage, target = self._stage, self._target
+        store, log, label = stage.archive.store, stage.log, stage.seat.label
+        before = await anyio.to_thread.run_sync(survey, target.roots, store)
+        kept = await anyio.to_thread.run_sync(store.put_snapshot, whole(before))
+        voted = self._base.project(stage.voted.snapshot)
+        if drifted := await anyio.to_thread.run_sync(self._base.drifted, voted):
+            raise conflict(drifted, log)
+        await anyio.to_thread.run_sync(store.put_snapshot, voted)
+        lease = grant("direct", "", agent=label, target=target, run_id=stage.rooms.run_id, emit=log.emit)
+        one = OneWrite(lease, "direct", voted, rooms=stage.rooms, store=store, emit=log.emit, before=kept)
+        decision: Decision | None = None
+        ended = False
+        try:
+            try:
+                decision = await self._work(lease, one, voted)
+            except SandboxError as error:
+                decision = Failed(why=str(error))
+            ended = True
+        finally:
+            # Whatever ended it: what was written is on record, with its undo, before anything else happens.
+            with anyio.CancelScope(shield=True):
+                written = await self._account(one, before)
+                if not ended and written.snapshot.entries:
+                    await self._take_back(written)
+        absent = Original(kind="absent")
+        self._base.remember({(e.root, e.path): before.get((e.root, e.path), absent) for e in written.snapshot.entries})
+        return decision, written
+
+    async def _work(self, lease: Lease, one: OneWrite, voted: Snapshot) -> Decision | None:
+        stage = self._stage
+        store = stage.archive.store
+        expected = await anyio.to_thread.run_sync(self._base.expected, voted)
+        try:
+            async with stage.rooms.open("final", stage.seat.label, own=stage.seat.own, lease=lease) as box:
+                await box.commit(voted, store, expected=expected, ready=one.ready)
+                self._whole = True
+                await box.apply(Snapshot(entries=stage.voted.snapshot.under(WORKSPACE)), store)
+                return await stage.patience.bounded(lambda: look(stage, box, direct=True))
+        except Drift as error:
+            self._refused = True
+            raise conflict(error.paths, stage.log) from error
+
+    async def _account(self, one: OneWrite, before: Survey) -> Written:
+        rooms, store = self._stage.rooms, self._stage.archive.store
+        try:
+            if one.held.journal and not self._whole and not self._refused:
+                # Its container was lost in the middle of placing the voted answer.
+                await end_write(one.held, rooms=rooms, store=store, emit=self._stage.log.emit)
+            roots = () if self._refused else self._target.roots
+            written = await anyio.to_thread.run_sync(account, {} if self._refused else before, roots, store)
+            one.over(written if written.snapshot.entries else None)
+        finally:
+            leave(one.held)
+        return written
+
+    async def _take_back(self, written: Written) -> None:
+        stage = self._stage
+        await write(
+            "undo",
+            written.undo,
+            left_by(written.snapshot, written.undo),
+            agent=stage.seat.label,
+            target=self._target,
+            rooms=stage.rooms,
+            store=stage.archive.store,
+            emit=stage.log.emit,
+        )
 
 
 async def _judged(stage: Stage, decision: Decision | None, written: Written, target: Target) -> Direct:
@@ -129,12 +193,6 @@ async def _judged(stage: Stage, decision: Decision | None, written: Written, tar
     return Direct(result=None, written=None)
 
 
-def survey(roots: Iterable[Path], store: Store) -> Survey:
-    """Every path of the roots with its content stored. Blocks."""
-    base = Base.take(roots, store)
-    return {(str(root), found.path): base.original(str(root), found.path) for root in base.roots for found in tree(root)}
-
-
 def git_folders(roots: Iterable[Path]) -> set[Path]:
     """Everything below the roots that git could take for a repository's own. Blocks."""
     found: set[Path] = set()
@@ -143,37 +201,3 @@ def git_folders(roots: Iterable[Path]) -> set[Path]:
             found.update(Path(folder) / name for name in (*folders, *files) if is_git_name(name))
             folders[:] = [name for name in folders if not is_git_name(name)]
     return found
-
-
-def _account(before: Survey, roots: tuple[Path, ...], store: Store) -> Written:
-    now = survey(roots, store)
-    done, undo = _changes(before, now), _changes(now, before)
-    store.put_snapshot(done)
-    store.put_snapshot(undo)
-    return Written(snapshot=done, undo=undo, files=tuple(absolute(e.root, e.path) for e in done.entries if e.kind != "dir"))
-
-
-def _changes(before: Survey, now: Survey) -> Snapshot:
-    """What makes `before` into `now`."""
-    keys = sorted(before.keys() | now.keys())
-    return Snapshot(
-        entries=tuple(_entry(key, now.get(key)) for key in keys if _identity(before.get(key)) != _identity(now.get(key)))
-    )
-
-
-def _identity(original: Original | None) -> tuple[str, int, str, str] | None:
-    if original is None or original.kind in ("absent", "other"):
-        return None
-    mode = 0 if original.kind == "link" else original.mode
-    return original.kind, mode, original.sha256, original.target
-
-
-def _entry(key: Key, now: Original | None) -> Entry:
-    root, path = key
-    match now:
-        case Original(kind="file" | "dir" as kind):
-            return Entry(root=root, path=path, kind=kind, mode=now.mode & 0o777, size=now.size, sha256=now.sha256)
-        case Original(kind="link"):
-            return Entry(root=root, path=path, kind="link", target=now.target)
-        case _:
-            return Entry(root=root, path=path, kind="gone")

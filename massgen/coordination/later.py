@@ -16,10 +16,13 @@ from massgen.coordination import record as records
 from massgen.coordination.archive import patch_of
 from massgen.coordination.branch import Commit, to_branch
 from massgen.coordination.merge import moved_paths
-from massgen.coordination.record import Record, WriteRecord
+from massgen.coordination.record import Record
+from massgen.coordination.recovery import recover
 from massgen.coordination.risks import Risk
 from massgen.coordination.rooms import Rooms
-from massgen.coordination.writeback import Target, Written, apply_snapshot, risks_of, undo_snapshot
+from massgen.coordination.survey import Written
+from massgen.coordination.target import Target
+from massgen.coordination.writeback import apply_snapshot, risks_of, undo_snapshot
 from massgen.errors import ConfigError, MassgenError, SandboxFailed
 from massgen.events.log import EventLog, Reader
 from massgen.events.types import RunFinished
@@ -80,14 +83,15 @@ async def apply(
     only: Sequence[Path] = (),
     allowed: frozenset[str] = frozenset(),
     readers: Sequence[Reader] = (),
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Later:
     """Write the result of a run, or of it what lies at or below `only` (absolute paths); what was written already stays.
 
-    `allowed`: classes of `risks.py` that the user has consented to.
+    `allowed`: classes of `risks.py` that the user has consented to. `say` hears what became of writes that were killed.
 
     Raises ConfigError (nothing to write, or written already), ConsentNeeded, ApplyConflict, SandboxFailed.
     """
-    folder, record = records.find(state_dir, run)
+    folder, record = await _found(state_dir, run, engine, say)
     store = Store(state_dir / "store")
     base, whole = _result(record, store)
     if not whole.entries:
@@ -108,8 +112,6 @@ async def apply(
         )
 
     written = await _logged("apply", folder, record, readers, write)
-    kept = WriteRecord(purpose="apply", snapshot=written.snapshot.id, undo=written.undo.id)
-    records.save(folder, records.wrote(record, kept))
     return Later(run_id=record.run_id, files=written.files)
 
 
@@ -129,15 +131,27 @@ def _chosen(whole: Snapshot, only: Sequence[Path], record: Record, store: Store)
             some = ", ".join(absolute(e.root, e.path) for e in left[:5])
             raise ConfigError(f"run {record.run_id} changes nothing at {wanted} that is not written yet; it changes {some}")
         chosen += [e for e in found if e not in chosen]
+    # With the folders that the result makes above it, or an undo would not know that they were made.
+    places = [Path(absolute(e.root, e.path)) for e in chosen]
+    above = {path for place in places for path in place.parents}
+    chosen += [e for e in left if e.kind == "dir" and e not in chosen and Path(absolute(e.root, e.path)) in above]
     return replace(whole, entries=tuple(chosen))
 
 
-async def undo(state_dir: Path, run: str, *, engine: Engine, redo: bool = False, readers: Sequence[Reader] = ()) -> Later:
-    """Take the last write of a run back, or with `redo` the last undo.
+async def undo(
+    state_dir: Path,
+    run: str,
+    *,
+    engine: Engine,
+    redo: bool = False,
+    readers: Sequence[Reader] = (),
+    say: Callable[[str], None] = lambda _line: None,
+) -> Later:
+    """Take the last write of a run back, or with `redo` the last undo. `say`: see `apply`.
 
     Raises ConfigError (nothing was written, or taken back), ApplyConflict (later edits), SandboxFailed.
     """
-    folder, record = records.find(state_dir, run)
+    folder, record = await _found(state_dir, run, engine, say)
     last = record.undone if redo else record.written
     if last is None:
         what = "has no undo that could be taken back" if redo else "wrote nothing that could be taken back"
@@ -160,9 +174,15 @@ async def undo(state_dir: Path, run: str, *, engine: Engine, redo: bool = False,
         )
 
     written = await _logged("apply" if redo else "undo", folder, record, readers, write)
-    kept = replace(last, undo=written.undo.id)
-    records.save(folder, records.wrote(record, kept) if redo else records.unwrote(record))
     return Later(run_id=record.run_id, files=written.files)
+
+
+async def _found(state_dir: Path, run: str, engine: Engine, say: Callable[[str], None]) -> tuple[Path, Record]:
+    """The run that is meant, after every write that was killed has been ended."""
+    _, record = records.find(state_dir, run)
+    for sentence in await recover(state_dir, engine=engine, roots=map(Path, record.roots), image=record.image):
+        say(sentence)
+    return records.find(state_dir, record.run_id)
 
 
 async def _logged(
@@ -173,7 +193,7 @@ async def _logged(
     write: Callable[[EventLog], Awaitable[Written]],
 ) -> Written:
     began = time.monotonic()
-    with EventLog(_next_folder(folder / "writes", purpose), record.run_id, readers=readers) as log:
+    with EventLog(records.next_write(folder, purpose), record.run_id, readers=readers) as log:
 
         def end(outcome: str, code: int, message: str = "") -> None:
             seconds = round(time.monotonic() - began, 3)
@@ -192,13 +212,6 @@ async def _logged(
             raise
         end("applied" if purpose == "apply" else "undone", 0)
         return written
-
-
-def _next_folder(writes: Path, purpose: str) -> Path:
-    writes.mkdir(exist_ok=True)
-    folder = writes / f"{len(list(writes.iterdir())) + 1:03d}-{purpose}"
-    folder.mkdir()
-    return folder
 
 
 def _result(record: Record, store: Store) -> tuple[Base, Snapshot]:

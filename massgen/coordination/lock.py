@@ -19,6 +19,8 @@ import anyio
 
 from massgen.errors import ApplyConflict
 
+LOCKS = "locks"
+"""Beside the store, in the state folder."""
 WAIT_S = 60.0
 """Longer than any write takes; beyond it something hangs, and the user should hear of it."""
 AGAIN_S = 0.05

@@ -125,6 +125,15 @@ def new_run(state_dir: Path, *, run_id: str | None = None, now: datetime | None 
     raise ConfigError(f"{runs} holds a thousand runs of this minute")
 
 
+def next_write(folder: Path, purpose: str) -> Path:
+    """A fresh folder for the log of a write after the run: `writes/001-apply`. Blocks."""
+    writes = folder / "writes"
+    writes.mkdir(exist_ok=True)
+    made = writes / f"{len(list(writes.iterdir())) + 1:03d}-{purpose}"
+    made.mkdir()
+    return made
+
+
 def find(state_dir: Path, prefix: str) -> tuple[Path, Record]:
     """The run that a unique prefix names; empty: the last one. Raises ConfigError: none, or several."""
     runs = state_dir / "runs"

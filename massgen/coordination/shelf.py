@@ -17,6 +17,7 @@ from pathlib import Path
 
 from massgen.coordination import record as records
 from massgen.coordination import tidy
+from massgen.coordination.leases import held_leases
 from massgen.coordination.record import Record
 from massgen.errors import ConfigError
 from massgen.events.codec import LogError
@@ -87,23 +88,31 @@ def collect(
     """
     now = now or datetime.now(UTC)
     runs = shelf(state_dir)
-    old = [run for run in runs if not run.alive and now - run.started > timedelta(days=keep_days)]
+    pending = _pending(state_dir)
+    gone = [run for run in runs if not run.alive and run.record.run_id not in pending]
+    old = [run for run in gone if now - run.started > timedelta(days=keep_days)]
     kept = [run for run in runs if run not in old]
     store = Store(state_dir / "store")
     if keep_bytes is not None:
-        while _weight(kept, store) > keep_bytes and (oldest := next((r for r in reversed(kept) if _spare(r)), None)):
+        spare = [run for run in gone if run in kept and run.record.written is None]
+        while spare and _weight(kept, store) > keep_bytes:
+            oldest = spare.pop()
             kept.remove(oldest)
             old.append(oldest)
     size = sum(run.bytes for run in old)
     if not dry_run:
         for run in old:
             shutil.rmtree(run.folder, ignore_errors=True)
-    blobs, freed = _sweep_store(kept, store, dry_run=dry_run)
+    blobs, freed = _sweep_store(kept, store, {name for names in pending.values() for name in names}, dry_run=dry_run)
     return Swept(runs=tuple(run.record.run_id for run in old), blobs=blobs, bytes=size + freed)
 
 
-def _spare(run: Shelved) -> bool:
-    return not run.alive and run.record.written is None
+def _pending(state_dir: Path) -> dict[str, set[str]]:
+    """Runs with a write that is still to be ended, and the snapshots that it takes."""
+    pending: dict[str, set[str]] = {}
+    for held in held_leases(state_dir)[0]:
+        pending.setdefault(held.run_id, set()).update({held.snapshot, held.undo, held.before} - {""})
+    return pending
 
 
 def _weight(runs: Iterable[Shelved], store: Store) -> int:
@@ -115,9 +124,8 @@ def _weight(runs: Iterable[Shelved], store: Store) -> int:
     return total + sum(store.path(blob).stat().st_size for blob in blobs if store.has(blob))
 
 
-def _sweep_store(kept: Iterable[Shelved], store: Store, *, dry_run: bool) -> tuple[int, int]:
-    manifests: set[str] = set()
-    blobs: set[str] = set()
+def _sweep_store(kept: Iterable[Shelved], store: Store, manifests: set[str], *, dry_run: bool) -> tuple[int, int]:
+    blobs = _contents(manifests, store)
     for run in kept:
         manifests |= _manifests(run)
         blobs |= _blobs(run, store)
@@ -155,10 +163,15 @@ def _manifests(run: Shelved) -> set[str]:
 
 def _blobs(run: Shelved, store: Store) -> set[str]:
     found = {str(row.get("sha256", "")) for row in run.record.originals}
-    for manifest in _manifests(run):
+    return (found | _contents(_manifests(run), store)) - {""}
+
+
+def _contents(manifests: Iterable[str], store: Store) -> set[str]:
+    found: set[str] = set()
+    for manifest in manifests:
         with suppress(SnapshotError):
             found |= {entry.sha256 for entry in store.get_snapshot(manifest).entries}
-    return found - {""}
+    return found
 
 
 def _size(folder: Path) -> int:

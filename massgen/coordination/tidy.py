@@ -42,10 +42,11 @@ def sweep(state_dir: Path) -> tuple[str, ...]:
         if dead:
             _bury(mark.parent)
             killed.append(mark.parent.name)
-    for staged in (state_dir / "store" / "blobs").glob(".in-*"):
-        pid = staged.name.split("-")[1]
+    staged = [(place, place.name.split("-")[1]) for place in (state_dir / "store" / "blobs").glob(".in-*")]
+    staged += [(place, place.name.split(".")[2]) for place in (state_dir / "store" / "snapshots").glob(".*.*.*")]
+    for place, pid in staged:
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            staged.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
     return tuple(killed)
 
 

@@ -8,55 +8,25 @@ touched path must hold at that moment. A path that holds anything else stops all
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import Literal
 
 import anyio.to_thread
 
-from massgen.coordination.lock import one_writer
 from massgen.coordination.merge import meet
+from massgen.coordination.onewrite import write
+from massgen.coordination.recovery import left_by, writing
 from massgen.coordination.risks import Risk, classify, needing_consent
 from massgen.coordination.rooms import Rooms
+from massgen.coordination.survey import Written
+from massgen.coordination.target import Target
 from massgen.coordination.verify import without_protected
 from massgen.errors import ApplyConflict, ConsentNeeded
 from massgen.events.log import EventLog
-from massgen.events.types import Applied, Conflicted, LeaseGranted, Merged, Notice
-from sandbox import Drift, Lease, LeaseError, Snapshot, Store
-from sandbox.base import Base, Key, absolute, after
+from massgen.events.types import Conflicted, Merged, Notice
+from sandbox import Drift, LeaseError, Snapshot, Store
+from sandbox.base import Base, Key
 
 SHOWN_PATHS = 10
-LOCKS = "locks"
-"""Beside the store, in the state folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Where a run may write."""
-
-    roots: tuple[Path, ...]
-    protected: tuple[Path, ...] = ()
-    """Never changed, whether they exist or not."""
-
-    @property
-    def protected_names(self) -> tuple[str, ...]:
-        """As strings, for comparing with snapshot paths."""
-        return tuple(map(str, self.protected))
-
-    def existing(self) -> tuple[Path, ...]:
-        """The protected paths that can be mounted read-only."""
-        return tuple(path for path in self.protected if path.exists())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """One finished write."""
-
-    snapshot: Snapshot
-    """What the project holds now, where it was touched."""
-    undo: Snapshot
-    files: tuple[str, ...]
 
 
 async def apply_snapshot(
@@ -86,7 +56,7 @@ async def apply_snapshot(
         log.emit(Notice(text=f"{risk.kind}: {_some(risk.paths)} {risk.why}", level="warning"))
     if held := needing_consent(risks, allowed):
         raise ConsentNeeded(_ask_for(held))
-    async with one_writer(store.folder.parent / LOCKS, target.roots):
+    async with writing(target.roots, rooms=rooms, store=store, emit=log.emit):
         met = await meet(open_to_us, base=base, rooms=rooms, store=store, agent=agent)
         if met.conflicts:
             raise conflict(met.conflicts, log)
@@ -128,29 +98,9 @@ async def undo_snapshot(
 
     With the two snapshots in each other's place, and purpose `apply`, it takes an undo back.
     """
-    touched = after(written)
-    expected = {(e.root, e.path): touched.get((e.root, e.path), "") for e in undo.entries}
-    async with one_writer(store.folder.parent / LOCKS, target.roots):
+    expected = left_by(written, undo)
+    async with writing(target.roots, rooms=rooms, store=store, emit=log.emit):
         return await _write(purpose, undo, expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
-
-
-def grant(
-    purpose: Literal["apply", "undo", "direct"], snapshot_id: str, *, agent: str, target: Target, run_id: str, log: EventLog
-) -> Lease:
-    """A fresh lease, in the log before anything can use it (its token only as a hash)."""
-    lease = Lease.grant(
-        run_id=run_id, agent=agent, snapshot_id=snapshot_id, purpose=purpose, paths=target.roots, protected=target.existing()
-    )
-    log.emit(
-        LeaseGranted(
-            agent=agent,
-            purpose=purpose,
-            token_sha256=sha256(lease.token.encode()).hexdigest(),
-            snapshot=snapshot_id,
-            paths=tuple(map(str, target.roots)),
-        )
-    )
-    return lease
 
 
 def conflict(paths: tuple[str, ...], log: EventLog, *, purpose: Literal["apply", "undo"] = "apply") -> ApplyConflict:
@@ -174,18 +124,10 @@ async def _write(
     store: Store,
     log: EventLog,
 ) -> Written:
-    files = tuple(absolute(e.root, e.path) for e in snapshot.entries if e.kind != "dir")
-    if not snapshot.entries:
-        return Written(snapshot=snapshot, undo=snapshot, files=())
-    await anyio.to_thread.run_sync(store.put_snapshot, snapshot)
-    lease = grant(purpose, snapshot.id, agent=agent, target=target, run_id=rooms.run_id, log=log)
     try:
-        async with rooms.open("lease", agent, lease=lease) as box:
-            undo = await box.commit(snapshot, store, expected=expected)
-            log.emit(Applied(purpose=purpose, snapshot=snapshot.id, undo=undo.id, files=files))
+        return await write(purpose, snapshot, expected, agent=agent, target=target, rooms=rooms, store=store, emit=log.emit)
     except Drift as error:
         raise conflict(error.paths, log, purpose=purpose) from error
     except LeaseError as error:
         log.emit(Conflicted(paths=()))
         raise ApplyConflict(f"nothing was written: {error}") from error
-    return Written(snapshot=snapshot, undo=undo, files=files)

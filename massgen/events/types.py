@@ -302,7 +302,8 @@ class LeaseGranted(Event):
     """The one right to write, before its container exists."""
 
     agent: str
-    purpose: Literal["apply", "undo", "direct"]
+    purpose: Literal["apply", "undo", "direct", "recover"]
+    """recover: to end a write that was killed, by finishing it or taking it back."""
     token_sha256: str
     snapshot: str
     paths: tuple[str, ...]

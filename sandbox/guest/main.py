@@ -1,5 +1,7 @@
 """Become PID 1 of a container: keep stdin and stdout to ourselves, harden, serve, and take everything along at the end."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
@@ -8,9 +10,9 @@ from sandbox.guest.serve import Guest
 from sandbox.guest.world import PidOne
 
 
-def main() -> None:
+def main(world: PidOne | None = None) -> None:
     """Never returns: when the guest ends, the kernel ends the container."""
-    world = PidOne()
+    world = world or PidOne()
     world.harden()
     stdin, stdout = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)

@@ -15,50 +15,15 @@ import pytest
 from sandbox import Entry, GuestError, LeaseError, Recovered, SandboxError, Snapshot, Store
 from sandbox.testing import FakeEngine
 from tests.docker.engine_view import client
+from tests.support import every_change
 from tests.support.boxes import Boxes, content, of, picture, safely, signature
 
-FILES = {
-    "edit.txt": "old",
-    "gone.txt": "gone",
-    "d/one": "1",
-    "d/two": "2",
-    "becomes": "a folder",
-    "ro/x": "x",
-    "run.sh": "#!/bin/sh\n",
-    "keep.txt": "keep",
-    "was/a": "a folder",
-}
 Kill = Callable[[str], bool]
 
 
 def make(boxes: Boxes, name: str) -> Path:
     """A project in which every kind of change is possible."""
-    root = boxes.project(name, FILES)
-    (root / "link").symlink_to("keep.txt")
-    (root / "edit.txt").chmod(0o640)
-    (root / "ro").chmod(0o555)
-    return root
-
-
-def change(store: Store, root: Path) -> Snapshot:
-    """Every kind of change at once."""
-    where = str(root)
-    return of(
-        content(store, "new", "edit.txt", root, mode=0o600),
-        content(store, "#!/bin/sh\n", "run.sh", root, mode=0o755),
-        content(store, "deep", "implicit/deep/file", root),
-        content(store, "beside", "implicit/other", root),
-        content(store, "x", "becomes/x", root),
-        content(store, "y", "ro/x", root),
-        content(store, "z", "ro/new", root),
-        content(store, "now a file", "was", root),
-        Entry(root=where, path="becomes", kind="dir", mode=0o750),
-        Entry(root=where, path="ro", kind="dir", mode=0o500),
-        Entry(root=where, path="empty", kind="dir", mode=0o700),
-        Entry(root=where, path="link", kind="link", target="edit.txt"),
-        Entry(root=where, path="new-link", kind="link", target="d"),
-        *(Entry(root=where, path=p, kind="gone") for p in ("gone.txt", "d", "d/one", "d/two", "was/a")),
-    )
+    return every_change.make(boxes.project(name))
 
 
 class Held:
@@ -121,7 +86,7 @@ async def test_a_guest_killed_at_any_step_leaves_half_a_write(fakes: Callable[[K
     boxes = fakes(killer := Killer())
     root = make(boxes, "whole")
     old = picture(root)
-    snapshot = change(store, root)
+    snapshot = every_change.change(store, root)
     await killed(boxes, store, snapshot, safely(snapshot), root)
     new, steps = picture(root), killer.count
     assert new != old
@@ -131,7 +96,7 @@ async def test_a_guest_killed_at_any_step_leaves_half_a_write(fakes: Callable[[K
     for at in range(steps):
         boxes = fakes(Killer(at))
         root = make(boxes, f"p{at}")
-        snapshot = change(store, root)
+        snapshot = every_change.change(store, root)
         lease, held = await killed(boxes, store, snapshot, safely(snapshot), root)
         result = await recovered(fakes(Killer()), store, lease, held, snapshot)
         assert result.torn == (), at
@@ -148,7 +113,7 @@ async def test_a_recovery_that_is_killed_itself_leaves_half_a_write(fakes: Calla
             boxes = fakes(Killer(at))
             root = make(boxes, f"p{at}.{moment}")
             old = picture(root)
-            snapshot = change(store, root)
+            snapshot = every_change.change(store, root)
             lease, held = await killed(boxes, store, snapshot, safely(snapshot), root)
             killer = Killer(moment)
             with contextlib.suppress(SandboxError):
@@ -285,7 +250,7 @@ async def test_a_container_killed_during_the_write_leaves_half_of_it(
         for place in (root, *root.rglob("*")):
             os.chown(place, 65534, 65534, follow_symlinks=False)
     old = picture(root)
-    snapshot = of(*change(store, root).entries, *(content(store, f"new{n}", f"f{n}", root) for n in range(150)))
+    snapshot = of(*every_change.change(store, root).entries, *(content(store, f"new{n}", f"f{n}", root) for n in range(150)))
     held, lease = Held(), boxes.lease(snapshot, root)
 
     async with anyio.create_task_group() as tasks, boxes.open(lease=lease) as box:

@@ -22,8 +22,8 @@ from massgen.coordination.peers import Peers
 from massgen.coordination.record import Record
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import Rules, State
+from massgen.coordination.target import Target
 from massgen.coordination.verify import Verifier
-from massgen.coordination.writeback import Target
 from massgen.events.log import EventLog
 from massgen.events.replay import read
 from massgen.events.types import (

@@ -1,0 +1,249 @@
+"""Host processes that die by SIGKILL in the middle of a write: at its nth step inside, or at the nth event outside.
+
+One process has everything imported and forks for each death, so that hundreds of them are cheap. On the fake engine the guest is
+a thread of the host, and both go at the step. On Docker the guest is the product's own with another world, in which the nth
+step never returns, and the host is killed when its container says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from massgen import app
+from massgen.config.load import Flags, load
+from massgen.coordination import later, recovery
+from massgen.coordination.risks import CLASSES
+from massgen.events.codec import Envelope
+from sandbox import DockerEngine, Engine, ImageFacts, Link
+from sandbox.engines.base import EngineFacts
+from sandbox.facts import guest_zip
+from sandbox.plan import GUEST, Plan
+from sandbox.testing import FakeEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+GUEST_MAIN = """
+import sys, time
+from sandbox.guest.main import main
+from sandbox.guest.world import PidOne
+
+class Dying(PidOne):
+    steps = 0
+    def step(self, guest, what):
+        self.steps += 1
+        sys.stderr.write(".")
+        sys.stderr.flush()
+        while self.steps == {at}:
+            time.sleep(60)
+
+main(Dying())
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """How one host ended."""
+
+    killed: bool
+    steps: int
+    """Of the guest, when the host lived to its end."""
+    said: str
+    """Why it ended, when it was an error."""
+
+
+class Hosts:
+    """Runs one act of massgen in a process of its own, to its end or to its death."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def act(self, what: str, *, state: Path, at_step: int = 0, at_event: int = 0, **more: Any) -> Death:
+        """`what`: apply, undo, redo, recover, run. Steps and events are counted from 1; 0: never."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        job = {"what": what, "state": str(state), "at_step": at_step, "at_event": at_event, **more}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return Death(**json.loads(self._process.stdout.readline()))
+
+
+@contextmanager
+def hosts() -> Iterator[Hosts]:
+    """The process that they are forked from."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.killed_host"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        yield Hosts(process)
+    finally:
+        process.communicate(timeout=60)
+
+
+# -- in the process itself ----------------------------------------------------------------------------------------------
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Fake(FakeEngine):
+    """Dies at a step of whichever guest."""
+
+    def __init__(self, folder: Path, at: int) -> None:
+        super().__init__(folder, dies=self._count)
+        self.steps, self._at = 0, at
+
+    def _count(self, _what: str) -> bool:
+        self.steps += 1
+        if self.steps == self._at:
+            _die()
+        return False
+
+
+class _Docker:
+    """The real engine, with our world in the guests of leases of one purpose."""
+
+    def __init__(self, inner: DockerEngine, folder: Path, at: int, purpose: str) -> None:
+        self._inner, self._at, self._purpose = inner, at, purpose
+        self._guest = _dying_guest(folder, at)
+        self._links: list[Link] = []
+
+    @property
+    def steps(self) -> int:
+        return sum(link.last_words().count(".") for link in self._links)
+
+    async def start(self, plan: Plan) -> Link:
+        if plan.lease is None or plan.lease.purpose != self._purpose:
+            return await self._inner.start(plan)
+        binds = tuple(replace(b, source=str(self._guest)) if b.target == GUEST else b for b in plan.binds)
+        link = await self._inner.start(replace(plan, binds=binds))
+        self._links.append(link)
+        if self._at:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return link
+
+    def _watch(self) -> None:
+        while self.steps < self._at:
+            time.sleep(0.001)
+        _die()
+
+    async def facts(self) -> EngineFacts:
+        return await self._inner.facts()
+
+    async def image(self, name: str) -> ImageFacts:
+        return await self._inner.image(name)
+
+    def images(self) -> Any:
+        return self._inner.images()
+
+    async def sweep(self, folder: Path, image: str) -> None:
+        await self._inner.sweep(folder, image)
+
+    async def alive(self) -> bool:
+        return await self._inner.alive()
+
+    async def reap(self) -> tuple[str, ...]:
+        return await self._inner.reap()
+
+
+def _dying_guest(folder: Path, at: int) -> Path:
+    """The product's guest with another `__main__`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / f"guest-{at}.zip"
+    if not place.exists():
+        with zipfile.ZipFile(guest_zip(folder)) as ours, zipfile.ZipFile(place, "w") as theirs:
+            for name in ours.namelist():
+                content = GUEST_MAIN.format(at=at).encode() if name == "__main__.py" else ours.read(name)
+                theirs.writestr(name, content)
+        place.chmod(0o444)
+    return place
+
+
+async def _act(job: dict[str, Any]) -> int:
+    state, events = Path(job["state"]), 0
+
+    def reader(_envelope: Envelope) -> None:
+        nonlocal events
+        events += 1
+        if events == job["at_event"]:
+            _die()
+
+    engine: Engine
+    if job.get("engine") == "docker":
+        purpose = {"redo": "apply", "run": "direct"}.get(job["what"], job["what"])
+        engine = _Docker(await DockerEngine.connect(), Path(job["boxes"]), job["at_step"], job.get("purpose", purpose))
+    else:
+        engine = _Fake(Path(job["boxes"]), job["at_step"])
+    run = str(job.get("run", ""))
+    acts: dict[str, Callable[[], Any]] = {
+        "apply": lambda: later.apply(state, run, engine=engine, allowed=frozenset(CLASSES), readers=[reader]),
+        "undo": lambda: later.undo(state, run, engine=engine, readers=[reader]),
+        "redo": lambda: later.undo(state, run, engine=engine, redo=True, readers=[reader]),
+        "recover": lambda: recovery.recover(state, engine=engine),
+        "run": lambda: app.run(
+            load(Flags(config=job["config"], write_mode=job["write_mode"])),
+            "go",
+            engine=engine,
+            readers=[reader],
+            state_dir=state,
+        ),
+    }
+    await acts[job["what"]]()
+    return engine.steps
+
+
+def _child(job: dict[str, Any], out: int) -> None:
+    """One act; its last word goes into a pipe, which a death leaves empty."""
+    os.setsid()
+    os.dup2(2, 1)
+    said = {"steps": 0, "said": ""}
+    try:
+        if "cwd" in job:
+            os.chdir(job["cwd"])
+        said["steps"] = anyio.run(_act, job)
+    except Exception as error:  # noqa: BLE001 - the test decides what it makes of it
+        said["said"] = f"{type(error).__name__}: {error}"
+        if job.get("loud"):
+            traceback.print_exc()
+    os.write(out, json.dumps(said).encode())
+    os._exit(0)
+
+
+def _serve() -> None:
+    for line in sys.stdin:
+        read, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(read)
+            _child(json.loads(line), write)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            said = pipe.read()
+        _, status = os.waitpid(pid, 0)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        answer = {"steps": 0, "said": f"ended with status {status}", **(json.loads(said) if said else {}), "killed": killed}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()
