@@ -2,7 +2,7 @@
 
 A view is the project as lower layer, a mask over it (`mask.py`), and for a draft a private upper layer. The folders lie in
 `/var/tmp` under random names: outside of every context path, on a disk, and saying nothing to who reads mountinfo inside.
-An upper layer belongs to one sandbox and is never used again.
+An upper layer belongs to one sandbox and is never used again; a mask is only read, so all sandboxes of a run may share one.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import mask, owner
 from sandbox.guest.sweep import sweep
-from sandbox.spec import GitView, Mount
+from sandbox.spec import GitView, Mask, Mount
 
 HOME = Path("/var/tmp")
 PREFIX = "massgen-view-"
@@ -36,6 +37,8 @@ class View:
     """The folders of one overlay mount."""
 
     folder: Path
+    """Of its own; of a read path with a mask that others share, that mask's, which is not removed with the view."""
+    mask: Path
     source: Path
     git: GitView
     """What is shown of the repository."""
@@ -50,7 +53,7 @@ class View:
     @property
     def lower(self) -> str:
         """What shows where nothing was changed."""
-        return f"lowerdir={self.folder / 'mask'}:{self.source}"
+        return f"lowerdir={self.mask}:{self.source}"
 
     @property
     def upper(self) -> Path:
@@ -103,20 +106,42 @@ def _mounts() -> Iterator[tuple[Path, str]]:
         yield Path(name), rest.split(" ", 1)[0]
 
 
+def hide(mount: Mount, *, image: str) -> Mask:
+    """A mask for the sandboxes of a run. Blocks. Raises OSError, SpecError; nothing is left then."""
+    with _folder(image) as folder:
+        return _masked(folder, mount)
+
+
 def prepare(mount: Mount, *, image: str) -> View:
-    """Folders for one sandbox, the mask filled. Blocks. Raises OSError, SpecError; nothing is left then."""
+    """Folders for one sandbox, with a mask of its own unless it was given one. Blocks. Raises OSError, SpecError."""
+    writable, source = mount.mode == "draft", mount.source
+    if mount.mask and not writable:
+        folder = mount.mask.folder.parent
+        return View(folder=folder, mask=mount.mask.folder, source=source, git=mount.mask.git, writable=False)
+    with _folder(image) as folder:
+        hidden = mount.mask or _masked(folder, mount)
+        for name in ("upper", "work") if writable else ():
+            (folder / name).mkdir(mode=0o700)
+            mask.mirror(folder / name, source)
+        return View(folder=folder, mask=hidden.folder, source=source, git=hidden.git, writable=writable)
+
+
+@contextmanager
+def _folder(image: str) -> Iterator[Path]:
+    """A new folder with its owner's mark; gone again when what it was made for fails."""
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=HOME))
     try:
         (folder / OWNER).write_text(f"{owner.me()}\n{image}\n", encoding="utf-8")
-        for name in ("mask", "upper", "work"):
-            (folder / name).mkdir(mode=0o700)
-        git = mask.build(folder / "mask", mount.source, mount.withhold, mount.git)
-        for name in ("upper", "work"):
-            mask.mirror(folder / name, mount.source)
+        yield folder
     except BaseException:
         sweep(str(folder))
         raise
-    return View(folder=folder, source=mount.source, git=git, writable=mount.mode == "draft")
+
+
+def _masked(folder: Path, mount: Mount) -> Mask:
+    place = folder / "mask"
+    place.mkdir(mode=0o700)
+    return Mask(folder=place, git=mask.build(place, mount.source, mount.withhold, mount.git))
 
 
 def discard(folder: Path) -> bool:

@@ -55,8 +55,9 @@ def check(mount: Mount, view: View, mounts: Iterable[Mount], others: Iterable[Vi
     """Layers of a living overlay belong to it alone: used twice, or shown, its content is undefined. Raises SpecError."""
     if view.source != mount.source or view.writable != (mount.mode == "draft"):
         raise SpecError(f"the layers in {view.folder} were not prepared for {mount.source}")
-    if any(other.folder == view.folder for other in others):
+    if view.writable and any(other.writable and other.folder == view.folder for other in others):
         raise SpecError(f"the layers in {view.folder} are in use; every mount needs its own")
     for shown in mounts:
-        if view.folder.is_relative_to(shown.source) or shown.source.is_relative_to(view.folder):
-            raise SpecError(f"{shown.source} overlaps {view.folder}, which holds the layers of an overlay; name another folder")
+        for layers in (view.folder, view.mask):
+            if layers.is_relative_to(shown.source) or shown.source.is_relative_to(layers):
+                raise SpecError(f"{shown.source} overlaps {layers}, which holds the layers of an overlay; name another folder")

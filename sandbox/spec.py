@@ -35,6 +35,15 @@ Purpose = Literal["apply", "undo", "direct", "recover"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mask:
+    """The layer that hides what is withheld of one path, made before any sandbox (`views.masked`) and never changed again."""
+
+    folder: Path
+    git: GitView
+    """What it shows of the repository; `hide` also where more was asked for and could not be made."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mount:
     """One path of the host that a sandbox shows.
 
@@ -56,6 +65,8 @@ class Mount:
     """What of the repository at the top of `source` is shown: nothing, its `clean` self (no hooks, no credentials in its
     config; what its history holds can be read, withheld or not), or a `fresh` one of a single commit of what is visible. Only
     overlays show one; `.git` in `withhold` is overruled."""
+    mask: Mask | None = None
+    """Of `views.masked`, for sandboxes that share it. None: an overlay makes its own from `withhold` and `git`."""
 
     @property
     def inside(self) -> str:

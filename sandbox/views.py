@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,6 +26,8 @@ from sandbox.errors import SandboxError, SpecError
 from sandbox.facts import cache_folder, guest_zip
 from sandbox.overlay import View
 from sandbox.spec import AGENT_UID, WORKSPACE, Lease, Limits, Mount, SandboxSpec
+
+T = TypeVar("T")
 
 CLOSE_S = 60.0
 _LIMITS = Limits(memory_bytes=128 * 1024**2, pids=64, workspace_bytes=8 * 1024**2, tmp_bytes=8 * 1024**2, command_timeout_s=20)
@@ -57,9 +59,9 @@ class Choice:
     """What stands in the way of an overlay, where one was wanted."""
 
 
-def agent_uid(spec: SandboxSpec) -> int:
-    """Who runs inside."""
-    return (os.getuid() if spec.uid is None else spec.uid) or AGENT_UID
+def agent_uid(uid: int | None = None) -> int:
+    """Who runs inside, for what a spec says of it."""
+    return (os.getuid() if uid is None else uid) or AGENT_UID
 
 
 async def choose(engine: Engine, image: str, mount: Mount, *, uid: int) -> Choice:
@@ -94,20 +96,48 @@ async def prepared(spec: SandboxSpec, engine: Engine, lease: Lease | None) -> As
         for mount in spec.mounts:
             if mount.source in leased:
                 continue
-            choice = await choose(engine, spec.image, mount, uid=agent_uid(spec))
+            choice = await choose(engine, spec.image, mount, uid=agent_uid(spec.uid))
             if choice.kind == "overlay":
                 with anyio.CancelScope(shield=True):  # a thread cannot be cancelled, and what it made must be known here
-                    views[mount.inside] = await anyio.to_thread.run_sync(_prepare, mount, spec.image)
+                    views[mount.inside] = await anyio.to_thread.run_sync(_made, overlay.prepare, mount, spec.image)
         yield views
     finally:
         with anyio.move_on_after(CLOSE_S, shield=True):
-            for view in views.values():
-                await discard(engine, view.folder, spec.image)
+            for inside, view in views.items():
+                shared = next(m.mask for m in spec.mounts if m.inside == inside)
+                if not shared or view.folder != shared.folder.parent:
+                    await discard(engine, view.folder, spec.image)
 
 
-def _prepare(mount: Mount, image: str) -> View:
+@asynccontextmanager
+async def masked(
+    mounts: Sequence[Mount], *, engine: Engine, image: str, uid: int | None = None
+) -> AsyncIterator[tuple[Mount, ...]]:
+    """The same mounts for many sandboxes: what each hides is made once, here, and removed at the end.
+
+    No sandbox may be open any more then. Mounts that become copies or plain binds stay as they are. Raises SpecError,
+    SandboxError.
+    """
+    made: list[Mount] = []
     try:
-        return overlay.prepare(mount, image=image)
+        for mount in mounts:
+            choice = await choose(engine, image, mount, uid=agent_uid(uid))
+            if choice.kind != "overlay":
+                made.append(mount)
+                continue
+            with anyio.CancelScope(shield=True):
+                made.append(replace(mount, mask=await anyio.to_thread.run_sync(_made, overlay.hide, mount, image)))
+        yield tuple(made)
+    finally:
+        with anyio.move_on_after(CLOSE_S, shield=True):
+            for mount in made:
+                if mount.mask:
+                    await discard(engine, mount.mask.folder.parent, image)
+
+
+def _made(make: Callable[..., T], mount: Mount, image: str) -> T:
+    try:
+        return make(mount, image=image)
     except OSError as error:
         raise SandboxError(f"the layers for {mount.source} cannot be made in {overlay.HOME}: {error}", op="open") from error
 

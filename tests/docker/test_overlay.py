@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import anyio.to_thread
@@ -16,7 +17,7 @@ from docker.utils import kwargs_from_env
 from sandbox import AGENT_UID, WORKSPACE, DockerEngine, Limits, Mount, SpecError, Store
 from sandbox.execute import Job, execute
 from sandbox.overlay import HOME, PREFIX
-from sandbox.views import bury
+from sandbox.views import bury, masked
 from tests.support.boxes import OWNER, OverlayBoxes, picture
 
 pytestmark = pytest.mark.docker
@@ -113,6 +114,26 @@ async def test_two_drafts_of_one_project_see_each_other(boxes: OverlayBoxes, pro
     async with boxes.open(mount, cwd=str(project)) as one, boxes.open(mount, cwd=str(project)) as other:
         assert (await one.run(["sh", "-c", "echo 1 > a; echo > new"])).ok
         assert (await other.run(["sh", "-c", "cat a; ls new"])).stdout.text == "a"
+
+
+async def test_a_mask_is_built_for_every_agent_or_outlives_the_run(boxes: OverlayBoxes, project: Path) -> None:
+    """Sandboxes of a run share one mask, drafts and read paths alike; none can change it, and it goes last."""
+    boxes.own(project)
+    mount = Mount(source=project, mode="draft", withhold=WITHHELD, git="fresh")
+    attack = f"rm -rf .git deep; git init -q; echo {SECRET} > .env; find . -name .env"
+    given = {"engine": boxes.engine, "image": boxes.image, "uid": os.getuid() or OWNER}
+    async with masked([mount, replace(mount, mode="ro", target="/read")], **given) as made:
+        masks = {m.mask.folder for m in made if m.mask}
+        before = {path: picture(path) for path in masks}
+        assert [m.mask.git for m in made if m.mask] == ["fresh", "fresh"]
+        async with boxes.open(made[0], cwd=str(project)) as one, boxes.open(*made, cwd=str(project)) as other:
+            assert len(layers()) == 2 + 2
+            assert (await one.run(["sh", "-c", attack])).stdout.text == "./.env\n"
+            for place in (str(project), "/read"):
+                assert (await other.run(["sh", "-c", "git log --oneline; ls .env"], cwd=place)).stdout.text.count("\n") == 1
+        assert {path: picture(path) for path in masks} == before
+        assert layers() == {path.parent for path in masks}
+    assert not layers()
 
 
 async def test_layers_stay_behind(boxes: OverlayBoxes, project: Path) -> None:

@@ -77,11 +77,16 @@ class OverlayBoxes(Boxes):
         """A sandbox with these mounts; single files stay copies."""
         uid = os.getuid() or OWNER
         for mount in mounts:
-            if os.getuid() == 0 and mount.mode == "draft":
-                for place in (mount.source, *mount.source.rglob("*")):
-                    os.chown(place, uid, uid, follow_symlinks=False)
+            if mount.mode == "draft":
+                self.own(mount.source)
         laid = [replace(m, draft="overlay") if m.mode == "draft" and m.source.is_dir() else m for m in mounts]
         return super().open(*laid, limits=limits, lease=lease, uid=uid, gid=uid, **more)
+
+    def own(self, project: Path) -> None:
+        """Make it belong to whoever runs inside."""
+        if os.getuid() == 0:
+            for place in (project, *project.rglob("*")):
+                os.chown(place, OWNER, OWNER, follow_symlinks=False)
 
 
 def sha(text: str | bytes) -> str:
@@ -100,6 +105,8 @@ def picture(root: Path) -> dict[str, tuple[str, int, str]]:
             found[name] = ("link", 0, str(place.readlink()))
         elif stat.S_ISDIR(about.st_mode):
             found[name] = ("dir", mode, "")
+        elif not stat.S_ISREG(about.st_mode):
+            found[name] = ("other", mode, "")
         else:
             found[name] = ("file", mode, place.read_bytes().decode("latin-1"))
     return found

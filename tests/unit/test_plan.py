@@ -42,6 +42,12 @@ def lease(*paths: Path, **more: object) -> Lease:
     return Lease.grant(paths=paths, **given)
 
 
+def view(top: str, **more: object) -> View:
+    """Layers over `P`, as they were prepared for a draft."""
+    given = {"folder": Path(top), "mask": Path(top, "mask"), "source": P, "git": "hide", "writable": True, **more}
+    return View(**given)
+
+
 def ro(path: str, target: str = "") -> Mount:
     """A read mount."""
     return Mount(source=Path(path), mode="ro", target=target)
@@ -156,7 +162,7 @@ def test_memory_that_covers_files_is_raised_by_copies_alone(kind: str) -> None:
     """What a copy holds is there before the command begins, so it comes on top; an overlay lies on the disk and adds nothing."""
     about = dataclasses.replace(facts(srv_p=dataclasses.replace(DIR, bytes=7_000_000 if kind == "copy" else 0)))
     if kind == "overlay":
-        about = dataclasses.replace(about, views={"/srv/p": View(folder=Path("/v"), source=P, git="hide", writable=True)})
+        about = dataclasses.replace(about, views={"/srv/p": view("/v")})
     limits = Limits(memory_bytes=2**30, memory_covers_files=True, workspace_bytes=1_000_000)
     decided = plan(spec(draft("/srv/p"), limits=limits), about)
     assert decided.memory_bytes == 2**30 + (7_000_000 if kind == "copy" else 0)
@@ -230,3 +236,39 @@ def test_too_many_withheld_paths_are_refused() -> None:
     masks = tuple((f"m{i}", "file") for i in range(MAX_MASKS + 1))
     with pytest.raises(SpecError, match="withheld"):
         plan(spec(ro("/srv/p")), facts(srv_p=dataclasses.replace(DIR, masks=masks)))
+
+
+def test_an_upper_layer_is_never_used_twice() -> None:
+    """Two mounts with the same layers are refused: what both would show is undefined. A mask may be shared, it is only read."""
+    drafts = (draft("/srv/p", "/a"), draft("/srv/p", "/b"))
+    about = facts(srv_p=DIR)
+    shared = {"/a": view("/v1", mask=Path("/m")), "/b": view("/v2", mask=Path("/m"))}
+    assert len(plan(spec(*drafts), dataclasses.replace(about, views=shared)).overlays) == 2
+    with pytest.raises(SpecError, match="in use"):
+        plan(spec(*drafts), dataclasses.replace(about, views={"/a": view("/v"), "/b": view("/v")}))
+
+
+@pytest.mark.parametrize("wrong", [{"source": Path("/srv/q")}, {"writable": False}])
+def test_layers_of_another_mount_are_refused(wrong: dict) -> None:
+    """They hide other things, or keep what was written."""
+    with pytest.raises(SpecError, match="not prepared for"):
+        plan(spec(draft("/srv/p")), dataclasses.replace(facts(srv_p=DIR), views={"/srv/p": view("/v", **wrong)}))
+
+
+@pytest.mark.parametrize("place", ["/srv/p/v", "/srv"])
+@pytest.mark.parametrize("part", ["folder", "mask"])
+def test_layers_are_not_shown_as_context(place: str, part: str) -> None:
+    """Layers inside of what they are laid over, or around it, would be seen and changed through it."""
+    about = dataclasses.replace(facts(srv_p=DIR), views={"/srv/p": view("/v", **{part: Path(place)})})
+    with pytest.raises(SpecError, match="layers of an overlay"):
+        plan(spec(draft("/srv/p")), about)
+
+
+def test_what_is_mounted_below_is_said_to_be_left_out() -> None:
+    """An overlay and a copy stay on one file system; so does a read path where the engine cannot force it read-only."""
+    about = facts(srv_p=dataclasses.replace(DIR, submounts=("data", "deep/er")))
+    laid = dataclasses.replace(about, views={"/srv/p": view("/v")})
+    for decided in (plan(spec(draft("/srv/p")), about), plan(spec(draft("/srv/p")), laid), plan(spec(ro("/srv/p")), about)):
+        assert decided.mounts[0]["left_out"] == "data, deep/er"
+    forced = plan(spec(ro("/srv/p")), dataclasses.replace(about, recursive_ro=True))
+    assert "left_out" not in forced.mounts[0]
