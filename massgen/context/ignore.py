@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_OPTIONS = (
+OPTIONS = (
     "-c", "core.fsmonitor=",
     "-c", "core.hooksPath=/dev/null",
     "-c", "safe.directory=*",
@@ -44,7 +44,7 @@ def _ask(program: str, root: Path, paths: list[str]) -> frozenset[str]:
     """One question for all; when git dies over one path (in a submodule, say), the halves are asked apart."""
     try:
         done = subprocess.run(
-            [program, *_OPTIONS, "-C", str(root), "check-ignore", "-z", "--stdin"],
+            [program, *OPTIONS, "-C", str(root), "check-ignore", "-z", "--stdin"],
             input=b"\0".join(os.fsencode(p) for p in paths) + b"\0",
             capture_output=True,
             env=clean_environment(os.environ),

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from massgen.config.model import ContextPath
 from massgen.config.paths import git_root
+from massgen.context.history import Repository, repository
 from massgen.context.ignore import ignored_by_git
 from massgen.context.names import build_folder, is_cache
 from massgen.context.withheld import Listing, Matcher, listing, matcher_for
@@ -55,10 +56,17 @@ class Rules:
     listings: dict[Path, Listing]
     matchers: dict[Path, Matcher]
     _left_out: set[str] = field(default_factory=set)
+    _repositories: dict[Path, Repository] = field(default_factory=dict)
 
     def withhold(self, path: Path) -> tuple[str, ...]:
         """Relative paths below the context path `path` that no mount shows (`Mount.withhold`)."""
         return tuple(w.path for w in self.listings[path].withheld)
+
+    def repository(self, path: Path) -> Repository:
+        """What of the repository at the top of a context path may be shown. Decided once; blocks for at most some seconds."""
+        if path not in self._repositories:
+            self._repositories[path] = repository(self.listings[path], self.matchers[path])
+        return self._repositories[path]
 
     def keep(self, changes: Sequence[ChangeLike]) -> frozenset[int]:
         """`judge` in the form that `Sandbox.snapshot` takes; what is left out is remembered in `left_out`."""
