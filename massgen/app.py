@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from massgen.coordination.prepared import prepared_image
 from massgen.coordination.record import Record
 from massgen.coordination.recovery import recover
 from massgen.coordination.rooms import Rooms
+from massgen.coordination.shown import Shown, decide, masked_mounts
 from massgen.coordination.state import Rules
 from massgen.coordination.target import Target
 from massgen.coordination.verify import VERIFY_TIMEOUT_S, Verifier
@@ -51,7 +52,7 @@ from massgen.events.types import ModelCalled, Notice, RunFinished
 from massgen.messages import Message, Usage
 from massgen.models.base import Model
 from massgen.models.team import open_models
-from sandbox import Engine, Mount, Sandbox, SandboxError, Store, cache_folder
+from sandbox import Engine, Sandbox, SandboxError, Store, cache_folder
 from sandbox.base import Base
 from sandbox.probe import require
 from sandbox.views import bury
@@ -114,6 +115,7 @@ async def run(
         ended = await recover(state_dir, engine=engine, roots=roots, image=config.sandbox.image)
         image = await prepared_image(config.sandbox, engine, os.environ, say=say)
         await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
+        shown = await decide(_all_paths(config), context, draft=config.sandbox.draft, engine=engine, image=image)
     deadline = anyio.current_time() + config.timeouts.run_s
     await anyio.to_thread.run_sync(tidy.sweep, state_dir)
     folder = await anyio.to_thread.run_sync(lambda: records.new_run(state_dir, run_id=run_id))
@@ -126,6 +128,7 @@ async def run(
             engine=engine,
             image=image,
             context=context,
+            shown=shown,
             folder=folder,
             state_dir=state_dir,
             log=log,
@@ -169,6 +172,8 @@ class _Parts:
     image: str
     """What agents run in: the configured image, or the one prepared from it."""
     context: ContextRules
+    shown: Mapping[Path, Shown]
+    """By context path."""
     folder: Path
     state_dir: Path
     log: EventLog
@@ -192,7 +197,7 @@ async def _concluded(parts: _Parts, patience: Patience) -> Conclusion:
         agents=tuple({"id": agent.id, "label": label} for agent, label in zip(config.agents, labels, strict=True)),
     )
     records.save(parts.folder, record)
-    log.emit(run_started(config, _all_paths(config), parts.prompt, labels, parts.context))
+    log.emit(run_started(config, parts.shown, parts.prompt, labels, parts.context))
     for sentence in parts.ended:
         log.emit(Notice(text=sentence, level="warning"))
     try:
@@ -219,6 +224,7 @@ async def _work(
     peers = Peers(parts.folder / tidy.PEERS, store)
     archive = Archive(store=store, base=base, peers=peers)
     body = await anyio.to_thread.run_sync(build_body_zip, cache_folder())
+    mounts = await models.enter_async_context(masked_mounts(parts.shown.values(), parts.engine, parts.image, log.emit))
     rooms = Rooms(
         run_id=record.run_id,
         engine=parts.engine,
@@ -226,7 +232,7 @@ async def _work(
         image=parts.image,
         limits=config.sandbox.limits,
         runtime=config.sandbox.runtime,
-        mounts=tuple(_mount(path, context) for path in config.context_paths),
+        mounts=tuple(mounts[path.path] for path in config.context_paths),
         peers=peers.folder,
         tools={BODY: body},
         cwd=_cwd(config),
@@ -237,7 +243,7 @@ async def _work(
     seats = {
         label: Seat(
             label=label,
-            own=tuple(_mount(path, context) for path in agent.context_paths),
+            own=tuple(mounts[path.path] for path in agent.context_paths),
             needs_verdicts=agent.strategy == "repair",
             open_session=partial(
                 _session,
@@ -331,10 +337,6 @@ def _session(
         deadline=deadline,
         circuit=circuit,
     )
-
-
-def _mount(path: ContextPath, context: ContextRules) -> Mount:
-    return Mount(source=path.path, mode="draft" if path.permission == "write" else "ro", withhold=context.withhold(path.path))
 
 
 def _cwd(config: Config) -> str:

@@ -64,20 +64,29 @@ def agent_uid(uid: int | None = None) -> int:
     return (os.getuid() if uid is None else uid) or AGENT_UID
 
 
-async def choose(engine: Engine, image: str, mount: Mount, *, uid: int) -> Choice:
-    """Decide for one mount. Raises SpecError where an overlay was demanded and cannot be."""
+def foresee(mount: Mount, *, uid: int) -> Choice:
+    """Decide for one mount by this machine alone. Blocks. Raises SpecError where an overlay was demanded and cannot be."""
     draft = mount.mode == "draft"
     if draft and mount.draft == "copy":
         return Choice(kind="copy")
     if not draft and not mount.withhold and mount.git == "hide":
         return Choice(kind="bind")
-    why = await anyio.to_thread.run_sync(lambda: _unable(mount.source, draft=draft, uid=uid))
-    why = why or await _unproven(engine, image)
-    if not why:
-        return Choice(kind="overlay")
-    if draft and mount.draft == "overlay":
+    why = _unable(mount.source, draft=draft, uid=uid)
+    return _instead(mount, why) if why else Choice(kind="overlay")
+
+
+async def choose(engine: Engine, image: str, mount: Mount, *, uid: int) -> Choice:
+    """Decide for one mount. Raises SpecError where an overlay was demanded and cannot be."""
+    choice = await anyio.to_thread.run_sync(lambda: foresee(mount, uid=uid))
+    if choice.kind == "overlay" and (why := await _unproven(engine, image)):
+        return _instead(mount, why)
+    return choice
+
+
+def _instead(mount: Mount, why: str) -> Choice:
+    if mount.mode == "draft" and mount.draft == "overlay":
         raise SpecError(f"{mount.source} cannot be an overlay draft: {why}; use `draft: copy` or `auto`")
-    return Choice(kind="copy" if draft else "bind", why=why)
+    return Choice(kind="copy" if mount.mode == "draft" else "bind", why=why)
 
 
 def _unable(source: Path, *, draft: bool, uid: int) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -12,26 +14,38 @@ from rich.text import Text
 from massgen.cli.running import limits_text
 from massgen.config.model import Config
 from massgen.context.rules import Rules, rules_for
+from massgen.context.withheld import Listing, Withheld
+from massgen.coordination.shown import foreseen
+from massgen.display.paths import copy_reason, git_reason, kind_text
 from massgen.display.text import bytes_text, count, duration_text, line
+from massgen.errors import ConfigError
+from sandbox import SpecError
 
 MAX_LISTED = 200
+
+Rows = Mapping[Path, Mapping[str, Any]]
+"""How each path is shown: `draft`, `git`, and why."""
 
 
 def show_plan(config: Config, *, as_json: bool) -> int:
     """Print the plan on stdout. Raises ConfigError for paths that a run would refuse, too. Returns 0."""
     paths = [*config.context_paths, *(p for a in config.agents for p in a.context_paths)]
     rules = rules_for(paths)
-    plan = _plan(config, rules)
+    try:
+        rows = {path.path: foreseen(path, rules, draft=config.sandbox.draft).row for path in paths}
+    except SpecError as error:
+        raise ConfigError(str(error)) from error
+    plan = _plan(config, rules, rows)
     if as_json:
         sys.stdout.write(json.dumps(plan, indent=2) + "\n")
         return 0
     console = Console(highlight=False, emoji=False)
-    for word, text in _lines(config, rules):
+    for word, text in _lines(config, rules, rows):
         console.print(Text.assemble((f"{word:<9}", "bold"), text), soft_wrap=True)
     return 0
 
 
-def _plan(config: Config, rules: Rules) -> dict[str, object]:
+def _plan(config: Config, rules: Rules, rows: Rows) -> dict[str, object]:
     return {
         "agents": [
             {"id": a.id, "backend": a.backend.type, "model": a.backend.model, "key": a.backend.key_source} for a in config.agents
@@ -52,13 +66,19 @@ def _plan(config: Config, rules: Rules) -> dict[str, object]:
                 "seen_by": who,
                 "files": rules.listings[path].files,
                 "bytes": rules.listings[path].bytes,
-                "withheld": [{"path": w.path, "reason": w.reason} for w in rules.listings[path].withheld],
+                "withheld": [{"path": w.path, "reason": w.reason} for w in _withheld(rules.listings[path], rows[path])],
                 "brought_back": list(rules.listings[path].brought_back),
+                **rows[path],
             }
             for path, mode, who in _mounts(config)
         ],
         "notices": list(config.notices),
     }
+
+
+def _withheld(found: Listing, row: Mapping[str, Any]) -> list[Withheld]:
+    """What is not shown; of a repository that is shown in part the row says which."""
+    return [w for w in found.withheld if w.path != ".git" or row.get("git") == "hide"]
 
 
 def _mounts(config: Config) -> list[tuple[Path, str, str]]:
@@ -67,7 +87,7 @@ def _mounts(config: Config) -> list[tuple[Path, str, str]]:
     return [*shared, *own]
 
 
-def _lines(config: Config, rules: Rules) -> list[tuple[str, str]]:
+def _lines(config: Config, rules: Rules, rows: Rows) -> list[tuple[str, str]]:
     out = [("notice", line(n)) for n in config.notices]
     out += [("config", line(config.source or "flags and defaults"))]
     for agent in config.agents:
@@ -82,9 +102,11 @@ def _lines(config: Config, rules: Rules) -> list[tuple[str, str]]:
         found = rules.listings[path]
         only = "" if who == "all" else f" · only {who}"
         out.append(("mount", f"{mode:<6}{line(str(path))} · {count(found.files, 'file')}, {bytes_text(found.bytes)}{only}"))
-        out += [("withheld", f"{w.reason:<11}{line(w.path)}") for w in found.withheld[:MAX_LISTED]]
-        if len(found.withheld) > MAX_LISTED:
-            out.append(("", f"and {len(found.withheld) - MAX_LISTED} more (--json lists all)"))
+        out += [("", text) for text in (kind_text(rows[path]), copy_reason(rows[path]), git_reason(rows[path])) if text]
+        hidden = _withheld(found, rows[path])
+        out += [("withheld", f"{w.reason:<11}{line(w.path)}") for w in hidden[:MAX_LISTED]]
+        if len(hidden) > MAX_LISTED:
+            out.append(("", f"and {len(hidden) - MAX_LISTED} more (--json lists all)"))
         out += [("shown", f"secret-like, by .massgeninclude: {line(p)}") for p in found.brought_back[:MAX_LISTED]]
     if not _mounts(config):
         out.append(("mount", "none: the agents see only their own workspace"))

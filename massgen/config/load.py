@@ -291,6 +291,7 @@ def _sandbox(found: _Found) -> SandboxConfig:
         image=found.flags.image or raw.image or SandboxConfig().image,
         prepare=tuple(raw.prepare),
         prepare_files=tuple(files),
+        draft=raw.draft,
         limits=_limits(found),
         runtime=raw.runtime or "",
         require=tuple(dict.fromkeys(raw.require)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from massgen.config.backends import BackendType
-from sandbox.spec import Limits
+from sandbox.spec import DraftKind, Limits
 
 WriteMode = Literal["apply", "review", "direct", "never"]
 WRITE_MODES: tuple[WriteMode, ...] = get_args(WriteMode)
@@ -148,6 +148,8 @@ class SandboxConfig:
     prepare: tuple[str, ...] = ()
     """Shell commands that make the agents' image from `image`, once and with network. Empty: `image` as it is."""
     prepare_files: tuple[PrepareFile, ...] = ()
+    draft: DraftKind = "auto"
+    """How write paths become drafts: overlays where they can be, or one kind always (an overlay that cannot be is refused)."""
     limits: Limits = field(default_factory=Limits)
     """`command_timeout_s` in it is `timeout_settings.command_timeout_seconds`."""
     runtime: str = ""

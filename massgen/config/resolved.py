@@ -37,6 +37,7 @@ def resolved_yaml(config: Config) -> str:
             "cpus": sandbox.limits.cpus,
             "pids": sandbox.limits.pids,
             "disk": sandbox.limits.workspace_bytes,
+            "draft": sandbox.draft,
             **({"runtime": sandbox.runtime} if sandbox.runtime else {}),
             **({"require": list(sandbox.require)} if sandbox.require else {}),
         },

@@ -8,6 +8,7 @@ kept is worse than none.
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +18,7 @@ from massgen.config.backends import BACKENDS
 from massgen.config.model import CoordinationMode, DisplayType, Novelty, Permission, WriteMode
 from massgen.config.source import Document, Path_, dotted
 from massgen.errors import ConfigError
+from sandbox.spec import DraftKind
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -121,6 +123,7 @@ class RawSandbox(_Raw):
     cpus: Annotated[float, Field(gt=0, le=1024, allow_inf_nan=False)] | None = None
     pids: Annotated[int, Field(ge=16, le=100_000)] | None = None
     disk: str | int | None = None
+    draft: DraftKind = "auto"
     runtime: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] | None = None
     require: list[str] = []
 
@@ -248,7 +251,7 @@ def _complaint(document: Document, fault: ErrorDetails) -> ConfigError:
     if kind == "missing":
         return document.error(path[:-1], f"needs the key `{path[-1]}`")
     if kind == "literal_error":
-        return document.error(path, f"must be {fault.get('ctx', {}).get('expected', 'one of the known values')}")
+        return document.error(path, _choices(fault, document, path))
     return document.error(path, _SENTENCES.get(kind) or _plain(fault["msg"]))
 
 
@@ -261,6 +264,16 @@ _SENTENCES = {
     "dict_type": _MAPPING,
     "list_type": "must be a list (`- …` lines below it)",
 }
+
+
+def _choices(fault: ErrorDetails, document: Document, path: Path_) -> str:
+    """What may stand there, and the nearest of it."""
+    expected = str(fault.get("ctx", {}).get("expected", "one of the known values"))
+    given: Any = document.data
+    for part in path:
+        given = given[part]
+    near = difflib.get_close_matches(str(given), re.findall(r"'([^']+)'", expected), n=1, cutoff=0.6)
+    return f"must be {expected}" + (f"; did you mean `{near[0]}`?" if near else "")
 
 
 def _plain(message: str) -> str:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from massgen.config.model import Config, ContextPath
+from massgen.config.model import Config
 from massgen.context.rules import Rules as ContextRules
+from massgen.coordination.shown import Shown
 from massgen.events.types import RunStarted
 
 
 def run_started(
-    config: Config, paths: Sequence[ContextPath], prompt: str, labels: Sequence[str], context: ContextRules
+    config: Config, shown: Mapping[Path, Shown], prompt: str, labels: Sequence[str], context: ContextRules
 ) -> RunStarted:
-    """The event; `paths`: everything that any agent is shown."""
+    """The event; `shown`: everything that any agent is shown."""
     rows = []
-    for path in paths:
-        listing = context.listings[path.path]
+    for path, one in shown.items():
+        listing = context.listings[path]
         rows.append(
             {
-                "path": str(path.path),
-                "permission": path.permission,
+                "path": str(path),
+                "permission": "write" if one.mount.mode == "draft" else "read",
                 "files": listing.files,
                 "bytes": listing.bytes,
                 "withheld": len(listing.counted),
+                **one.row,
             }
         )
     return RunStarted(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from massgen.display.paths import git_reason, kind_text
 from massgen.display.story import Story
 from massgen.display.text import bytes_text, count, duration_text, line
 from massgen.events.codec import Envelope
@@ -95,7 +96,10 @@ class Progress:
             size = bytes_text(int(path.get("bytes", 0)))
             tail = f", {hidden} withheld" if hidden else ""
             where = line(str(path.get("path", "")))
-            self._said("", f"{what} {where}{mode}   {count(int(path.get('files', 0)), 'file')}, {size}{tail}")
+            kind = f" · {kind_text(path)}" if kind_text(path) else ""
+            self._said("", f"{what} {where}{mode}   {count(int(path.get('files', 0)), 'file')}, {size}{tail}{kind}")
+            if why := git_reason(path):
+                self._said("", f"      {why}")
         if not event.context:
             self._said("", "no files of yours: the agents see only their own workspace")
         if event.verify:

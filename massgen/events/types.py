@@ -29,7 +29,7 @@ class RunStarted(Event):
     agents: tuple[dict[str, Any], ...]
     write_mode: Literal["apply", "review", "direct", "never"]
     context: tuple[dict[str, Any], ...]
-    """{path, permission, files, bytes, withheld}."""
+    """{path, permission, files, bytes, withheld, draft: overlay|copy, git: clean|fresh|hide}, with draft_why and git_why."""
     image: str
     verify: str = ""
     version: str = ""

@@ -15,6 +15,7 @@ from massgen.cli import demo_copy
 from massgen.cli.diff import stat_lines
 from massgen.cli.main import COMMANDS, main, with_command
 from massgen.errors import ConfigError
+from sandbox.views import agent_uid
 
 HEAVY = (
     "pydantic",
@@ -238,6 +239,34 @@ def test_a_dry_run_shows_what_agents_would_see_and_starts_nothing(
     assert "canary" not in text + json.dumps(plan)
     assert plan["context"][0]["withheld"] == [{"path": ".env", "reason": "secret"}, {"path": ".git", "reason": "git"}]
     assert sorted(elsewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_dry_run_says_how_drafts_are_made(elsewhere: Path, capsys: pytest.CaptureFixture[str], *, owned: bool):
+    """Overlay or copy, with what of the history, and why it is less; what is then shown of `.git` is not listed as withheld."""
+    project = elsewhere / "project"
+    project.mkdir()
+    (project / ".env").write_text("SECRET=1")
+    identity = ("-c", "user.name=u", "-c", "user.email=u@example.org")
+    for words in (("init", "-q"), ("add", "-f", ".env"), (*identity, "commit", "-qm", "oops")):
+        subprocess.run(["git", "-C", str(project), *words], check=True, capture_output=True)
+    (elsewhere / "team.yaml").write_text("agent: {id: a, backend: {type: scripted, script: s.yaml}}\nsandbox: {draft: auto}\n")
+    (elsewhere / "s.yaml").write_text("[]")
+    uid = agent_uid() if owned else agent_uid() + 1
+    if os.getuid() == 0:
+        os.chown(project, uid, uid)
+    elif not owned:
+        pytest.skip("only root can give a folder away")
+    assert run("--config", "team.yaml", "--write", "project", "--dry-run", "q") == 0
+    text = capsys.readouterr().out
+    assert ("overlay, its history replaced by one commit" in text) is owned
+    assert ("git: .env is in its history" in text) is owned
+    assert ("copy, without its history" in text) is not owned
+    assert ("belongs to uid" in text) is not owned
+    assert ("git        .git" in text) is not owned
+    (elsewhere / "team.yaml").write_text((elsewhere / "team.yaml").read_text().replace("auto", "overlay"))
+    assert run("--config", "team.yaml", "--write", "project", "--dry-run", "q") == (0 if owned else 2)
+    assert ("use `draft: copy` or `auto`" in capsys.readouterr().err) is not owned
 
 
 def test_a_question_on_stdin_is_read_for_a_dash_only(root: Path, elsewhere: Path):

@@ -89,6 +89,8 @@ def world(tmp_path: Path) -> World:
         (ONE + "sandbox: {memory: lots}\n", ["team.yaml:4: sandbox.memory", "512m"]),
         (ONE + "sandbox: {memory: 1m}\n", ["sandbox.memory", "too little"]),
         (ONE + "sandbox: {memory: -1}\n", ["sandbox.memory", "out of range"]),
+        (ONE + "sandbox: {draft: overlayfs}\n", ["sandbox.draft", "'auto', 'copy' or 'overlay'", "did you mean `overlay`"]),
+        (ONE + "sandbox: {drafts: copy}\n", ["sandbox.drafts", "did you mean `draft`"]),
         ("agents:\n  - id: a\n", ["team.yaml:2: agents[0]", "needs the key `backend`"]),
         ("agents: []\n", ["agents"]),
         ("agents:\n  - {id: ../x, backend: {type: local}}\n", ["agents[0].id", "letters"]),

@@ -47,6 +47,7 @@ from massgen.events.types import (
 )
 from massgen.messages import Usage
 
+FRESH = {"git": "fresh", "git_why": ".env is in its history"}
 START = RunStarted(
     prompt="Fix it",
     agents=(
@@ -55,8 +56,8 @@ START = RunStarted(
     ),
     write_mode="apply",
     context=(
-        {"path": "/p", "permission": "write", "files": 12, "bytes": 14000, "withheld": 3},
-        {"path": "/docs", "permission": "read", "files": 1, "bytes": 10, "withheld": 0},
+        {"path": "/p", "permission": "write", "files": 12, "bytes": 14000, "withheld": 3, "draft": "overlay", **FRESH},
+        {"path": "/docs", "permission": "read", "files": 1, "bytes": 10, "withheld": 0, "git": "clean"},
     ),
     image="img:1",
     verify="pytest -q",
@@ -92,8 +93,9 @@ TEAM: tuple[Event, ...] = (
 
 GOLDEN = """\
 plan   2 agents · small · img:1 · 2 cpu, 4.0 GiB each · no network
-       write /p (apply)   12 files, 13.7 KiB, 3 withheld
-       read  /docs   1 file, 10 B
+       write /p (apply)   12 files, 13.7 KiB, 3 withheld · overlay, its history replaced by one commit
+             git: .env is in its history
+       read  /docs   1 file, 10 B · with its history
        verify pytest -q
 00:01  careful   container up in 0.3 s
 00:06  careful   shell pytest -q   exit 1, 0.4 s
@@ -172,7 +174,7 @@ def test_a_slow_model_is_not_taken_for_a_dead_one():
         ModelAsked(agent="agent1", model="small"),
         Compacted(agent="agent1", results=2, chars=4096),
     ]
-    assert shown(events).splitlines()[4:] == [
+    assert shown(events).splitlines()[5:] == [
         "00:02  careful   asks small",
         "00:12  careful   thinks: …and 9",
         "00:15  careful   waits 20 s: it failed",
