@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,17 +13,16 @@ import pytest
 from massgen.coordination import later
 from massgen.coordination import record as records
 from massgen.coordination.leases import LEASES
-from massgen.coordination.record import Record
 from massgen.coordination.recovery import recover
 from massgen.coordination.risks import CLASSES
-from sandbox import DockerEngine, Engine, Entry, Store
-from sandbox.base import Base
+from massgen.events.replay import read
+from sandbox import DockerEngine
 from sandbox.testing import FakeEngine
-from tests.support import every_change
-from tests.support.boxes import of, picture
+from tests.docker.engine_view import labelled
+from tests.support.boxes import picture
 from tests.support.killed_host import Death, Hosts, hosts
-
-SOMEBODY = 65534
+from tests.support.scene import SOMEBODY, Scene
+from tests.support.user import say
 
 
 @pytest.fixture(scope="module")
@@ -30,90 +30,6 @@ def processes() -> Iterator[Hosts]:
     """Hosts to kill."""
     with hosts() as opened:
         yield opened
-
-
-class Scene:
-    """A project, a state folder with one run that has a result, and both as they were before each death."""
-
-    def __init__(self, folder: Path, processes: Hosts, engine: Engine, image: str) -> None:
-        self.folder, self.processes, self.engine = folder, processes, engine
-        self.project, self.state = folder / "project", folder / "state"
-        self.docker = isinstance(engine, DockerEngine)
-        self.project.mkdir()
-        every_change.make(self.project)
-        if self.docker and os.getuid() == 0:  # for root nothing is read-only
-            for place in (self.project, *self.project.rglob("*")):
-                os.chown(place, SOMEBODY, SOMEBODY, follow_symlinks=False)
-        store = Store(self.state / "store")
-        base = Base.take([self.project], store)
-        folders = (Entry(root=str(self.project), path=p, kind="dir", mode=0o755) for p in ("implicit", "implicit/deep"))
-        snapshot = of(*every_change.change(store, self.project).entries, *folders)
-        base.expected(snapshot)
-        store.put_snapshot(snapshot)
-        records.save(
-            records.new_run(self.state, run_id="r1"),
-            Record(
-                run_id="r1",
-                started="2026-01-01T00:00:00+00:00",
-                prompt="go",
-                image=image,
-                write_mode="review",
-                verify="",
-                roots=(str(self.project),),
-                agents=({"id": "alice", "label": "agent1"},),
-                status="ready",
-                winner="agent1",
-                answer="agent1.1",
-                snapshot=snapshot.id,
-                originals=tuple(base.originals_json()),
-            ),
-        )
-        self.keep()
-
-    def keep(self) -> None:
-        """From now on this is how it was."""
-        for place in (self.project, self.state):
-            shutil.rmtree(place.with_suffix(".kept"), ignore_errors=True)
-            copy(place, place.with_suffix(".kept"))
-
-    def restore(self) -> None:
-        """As it was."""
-        for place in (self.project, self.state):
-            shutil.rmtree(place)
-            copy(place.with_suffix(".kept"), place)
-
-    def act(self, what: str, *, at_step: int = 0, at_event: int = 0) -> Death:
-        """One command, killed there."""
-        return self.processes.act(
-            what,
-            state=self.state,
-            run="r1",
-            at_step=at_step,
-            at_event=at_event,
-            boxes=str(self.folder / "boxes"),
-            engine="docker" if self.docker else "fake",
-        )
-
-    def record(self) -> Record:
-        """What `massgen runs` and `undo` go by."""
-        return records.load(self.state / "runs/r1")
-
-    async def next_start(self) -> tuple[str, ...]:
-        """What any command does first."""
-        return await recover(self.state, engine=self.engine)
-
-    def left(self) -> list[str]:
-        """What should not be there after it."""
-        temporary = [p for p in self.state.rglob(".*") if p.is_file()]
-        return [str(p) for p in (*self.project.rglob(".massgen*"), *(self.state / LEASES).glob("*"), *temporary)]
-
-
-def copy(source: Path, target: Path) -> None:
-    """With owners, modes and links."""
-    shutil.copytree(source, target, symlinks=True)
-    for place in (source, *source.rglob("*")):
-        about = place.lstat()
-        os.chown(target / place.relative_to(source), about.st_uid, about.st_gid, follow_symlinks=False)
 
 
 async def prepared(scene: Scene, what: str) -> tuple[object, object]:
@@ -155,7 +71,7 @@ async def test_a_host_killed_at_any_step_of_a_write_leaves_half_of_it(
     tmp_path: Path, processes: Hosts, image: str, what: str
 ) -> None:
     """At every single change that the lease makes, and at every event before and after: old or new, and the way back works."""
-    scene = Scene(tmp_path, processes, FakeEngine(tmp_path / "boxes"), image)
+    scene = Scene(tmp_path, FakeEngine(tmp_path / "boxes"), image, processes)
     before, after = await prepared(scene, what)
     for kind in ("at_step", "at_event"):
         ends = []
@@ -170,3 +86,110 @@ async def test_a_host_killed_at_any_step_of_a_write_leaves_half_of_it(
         assert len(ends) > (40 if kind == "at_step" else 4), ends
         assert set(ends) == {True, False}
         assert ends == sorted(ends), "what was finished once is finished from there on"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("what", ["apply", "undo"])
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+async def test_a_host_killed_while_a_container_writes_leaves_half_of_it(
+    tmp_path: Path, processes: Hosts, image: str, what: str, every: int
+) -> None:
+    """The same with a real container, which the engine ends: at every eighth change, or at every one; nothing is left of it."""
+    scene = Scene(tmp_path, await DockerEngine.connect(), image, processes)
+    before, after = await prepared(scene, what)
+    ends: list[bool] = []
+    while True:
+        scene.restore()
+        death = scene.act(what, at_step=len(ends) * every + 2)
+        assert death.killed or not death.said, death.said
+        ends.append(await check(scene, what, before, after, f"step {len(ends) * every + 2}", way_back=len(ends) % 4 == 0))
+        assert labelled("massgen.run=r1") == []
+        if not death.killed:
+            break
+    assert len(ends) > 40 / every
+    assert ends == sorted(ends)
+    assert set(ends) == {True, False}
+
+
+TURN = "echo direct > code.txt; echo more > more.txt; rm gone.txt"
+
+
+class DirectScene:
+    """A run whose final turn works in the project, which belongs to somebody."""
+
+    def __init__(self, folder: Path, processes: Hosts) -> None:
+        self.folder, self.processes = folder, processes
+        self.project = folder / "project"
+        self.state = folder / "state"
+        team = {
+            "agents": [{"id": "one", "backend": {"type": "scripted", "script": "one.json"}}],
+            "orchestrator": {"context_paths": [{"path": "project", "permission": "write"}]},
+        }
+        turn = {"when": {"phase": "final"}, "calls": [{"name": "shell", "args": {"command": TURN}}]}
+        script = [say(shell="echo draft > code.txt; mkdir d; echo x > d/x"), say(answer="done"), say(vote="$own"), turn]
+        (folder / "team.json").write_text(json.dumps(team))
+        (folder / "one.json").write_text(json.dumps([*script, say(final="done")]))
+
+    def restore(self) -> None:
+        """A project, and no run."""
+        for place in (self.project, self.state):
+            shutil.rmtree(place, ignore_errors=True)
+        self.project.mkdir()
+        for name in ("code.txt", "gone.txt"):
+            (self.project / name).write_text("old\n")
+        for place in (self.project, *self.project.iterdir()):
+            os.chown(place, SOMEBODY, SOMEBODY)
+
+    def run(self, *, at_step: int = 0, at_event: int = 0) -> Death:
+        """The run, killed there."""
+        return self.processes.act(
+            "run",
+            state=self.state,
+            at_step=at_step,
+            at_event=at_event,
+            boxes=str(self.folder / "boxes"),
+            engine="docker",
+            config=str(self.folder / "team.json"),
+            write_mode="direct",
+            cwd=str(self.folder),
+        )
+
+    def events(self) -> list[str]:
+        """What the run said, by name."""
+        (log,) = self.state.glob("runs/*/events.jsonl")
+        return [type(envelope.event).__name__ for envelope in read(log)]
+
+
+@pytest.mark.docker
+@pytest.mark.skipif(os.getuid() != 0, reason="projects of somebody else are made by root")
+@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.slow)])
+async def test_a_host_killed_while_the_final_agent_works_in_the_project_leaves_half_of_it(
+    tmp_path: Path, processes: Hosts, every: int
+) -> None:
+    """Mode `direct`, at changes of the placing and at events from the lease on: as before, or all of it; `undo` knows which."""
+    scene = DirectScene(tmp_path, processes)
+    engine = await DockerEngine.connect()
+    scene.restore()
+    before = picture(scene.project)
+    whole = scene.run()
+    assert not whole.said
+    after, events = picture(scene.project), scene.events()
+    assert after["code.txt"][2] == "direct\n"
+    moments = [{"at_step": n} for n in range(2, whole.steps + 1, every)]
+    turn = len(events) - events[::-1].index("ToolFinished")
+    moments += [{"at_event": n} for n in range(events.index("LeaseGranted") + 1, len(events) + 1) if every == 1 or n == turn]
+    for moment in moments:
+        scene.restore()
+        assert scene.run(**moment).killed, moment
+        (run,) = [place.name for place in scene.state.glob("runs/*")]
+        said = await recover(scene.state, engine=engine)
+        record = records.load(scene.state / "runs" / run)
+        assert picture(scene.project) == (after if record.written else before), (moment, said)
+        assert list((scene.state / LEASES).glob("*")) == []
+        assert labelled(f"massgen.run={run}") == []
+        if moment.get("at_event") == turn:
+            await later.undo(scene.state, run, engine=engine, redo=True)
+            assert (scene.project / "more.txt").read_text() == "more\n"
+        if moment.get("at_event") == turn or record.written:
+            await later.undo(scene.state, run, engine=engine)
+            assert picture(scene.project) == before, moment

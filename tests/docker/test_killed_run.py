@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,13 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.support.boxes import processes
 from tests.support.user import User, agent, say, snapshot_of
 
 pytestmark = pytest.mark.docker
 
-QUIET = "sleep 300"
-FLOOD = "exec cat /dev/zero"
+QUIET = "sleep"
+FLOOD = "exec cat /dev/zero; :"
 
 
 def containers(run: str = "massgen.owner") -> set[str]:
@@ -43,7 +44,8 @@ def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Pat
     """Three seconds after SIGKILL no container is left; the project is as it was; the next run finds and removes the rest."""
     user = User(tmp_path / "home")
     user.write("project/code.txt", "old\n")
-    user.write("busy.yaml", [say(shell=f"echo draft > code.txt; {command}")])
+    mark = f"300.{secrets.randbelow(10**9):09}"  # a number that no other test's sleep has
+    user.write("busy.yaml", [say(shell=f"echo draft > code.txt; {command} {mark}")])
     user.write("team.yaml", {"agents": [agent("one", "busy.yaml"), agent("two", "busy.yaml")]})
     before = snapshot_of(user.cwd / "project")
     foreign = containers()
@@ -63,8 +65,7 @@ def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Pat
         running.communicate()
     assert until(lambda: not (containers() & ours), 3.0), containers() & ours
     assert snapshot_of(user.cwd / "project") == before
-    processes = subprocess.run(["pgrep", "-f", "sleep 300"], capture_output=True, text=True, check=False).stdout.split()
-    assert processes == []
+    assert processes(mark) == []
 
     state = user.home / ".local/state/massgen"
     assert list((state / "runs").glob("*/peers")), "the killed run's folder should still be there"

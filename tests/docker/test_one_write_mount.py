@@ -71,6 +71,10 @@ class Listener:
         self._thread.join(10)
         self._client.close()
 
+    def of(self, run: str) -> list[dict[str, Any]]:
+        """The containers of one run: others work on this engine, too."""
+        return [c for c in self.created if c["Config"]["Labels"].get("massgen.run") == run]
+
     def writers(self, project: Path) -> list[dict[str, Any]]:
         """Containers with a writable bind whose source is the project, lies in it, or holds it."""
         return [c for c in self.created if any(self._writes(m, project) for m in c["Mounts"])]
@@ -148,7 +152,9 @@ def test_agents_can_reach_nothing_and_one_container_alone_can_write(user: User, 
     gone = [i for i, e in enumerate(log) if e["type"] == "SandboxEnded" and e["role"] == "agent"]
     assert len(gone) == 2
     assert max(gone) < order.index("LeaseGranted")
-    for container in listener.created:
+    ours = listener.of(log[0]["run_id"])
+    assert {e["container"] for e in log if e["type"] == "SandboxStarted"} == {c["Id"] for c in ours}
+    for container in ours:
         host = container["HostConfig"]
         assert (host["NetworkMode"], host["CapAdd"], host["CapDrop"]) == ("none", None, ["ALL"])
         assert (host["ReadonlyRootfs"], host["Privileged"], host["AutoRemove"]) == (True, False, True)

@@ -281,6 +281,9 @@ async def test_a_daemon_survives_or_holds_up_the_caller(tight: Sandbox) -> None:
     assert await usable(tight)
 
 
+QUOTA = "cd /sys/fs/cgroup; cat cpu.max 2>/dev/null || cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us"
+
+
 @pytest.mark.probe("54")
 async def test_processors_are_taken_beyond_the_share(engine: Engine, image: str) -> None:
     """Two spinning processes get no more than the share of one processor that the spec gives (54)."""
@@ -290,8 +293,7 @@ async def test_processors_are_taken_beyond_the_share(engine: Engine, image: str)
     spin = "import os, time\nos.fork()\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\n"
     async with Sandbox.open(SandboxSpec(image=image, limits=limits), engine=engine) as box:
         outcome = await box.run(["python3", "-c", spin])
-        stat = await box.run(
-            ["sh", "-c", "cat /sys/fs/cgroup/cpu.stat /sys/fs/cgroup/cpu/cpu.stat 2>/dev/null | grep nr_throttled"]
-        )
-    assert outcome.cpu_user_s + outcome.cpu_sys_s < 1.2
-    assert int(stat.stdout.text.split()[1]) > 0
+        quota = await box.run(["sh", "-c", QUOTA])
+    assert int(quota.stdout.text.split()[0]) * 2 == int(quota.stdout.text.split()[1])
+    # Not the kernel's count of throttlings: on a machine that is full anyway nobody needs to be held back.
+    assert 0 < outcome.cpu_user_s + outcome.cpu_sys_s < 0.5 * outcome.wall_s + 0.3
