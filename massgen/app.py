@@ -1,6 +1,6 @@
 """The composition root: a config and a question become a run with a log, a result, and at most one write.
 
-    walk the context paths · remove what dead runs left, end what they were writing · models · one seat per agent · coordination
+    remove what dead runs left, end what they were writing · walk the context paths · models · one seat per agent · coordination
     → final turn → verify → write as the mode says → run.json → RunFinished
 
 Whatever is expected to go wrong ends in a readable run: the error becomes the exit code and message of the
@@ -39,9 +39,9 @@ from massgen.coordination.patience import Patience, stop_on_signals
 from massgen.coordination.peers import Peers
 from massgen.coordination.prepared import prepared_image
 from massgen.coordination.record import Record
-from massgen.coordination.recovery import recover
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.shown import Shown, decide, masked_mounts
+from massgen.coordination.start import clean_start
 from massgen.coordination.state import Rules
 from massgen.coordination.target import Target
 from massgen.coordination.verify import VERIFY_TIMEOUT_S, Verifier
@@ -55,7 +55,6 @@ from massgen.models.team import open_models
 from sandbox import Engine, Sandbox, SandboxError, Store, cache_folder
 from sandbox.base import Base
 from sandbox.probe import require
-from sandbox.views import bury
 
 apply_run = later.apply
 """`await apply_run(state_dir, run, engine=…)`: `massgen apply`."""
@@ -104,22 +103,18 @@ async def run(
     Raises, before anything was started: ConfigError, SandboxFailed.
     """
     began = time.monotonic()
-    context = await anyio.to_thread.run_sync(rules_for, _all_paths(config))
     with _translated():
+        await engine.image(config.sandbox.image)
+        roots = [path.path for path in config.write_paths]
+        found = await clean_start(state_dir, engine=engine, roots=roots, image=config.sandbox.image)
+        context = await anyio.to_thread.run_sync(rules_for, _all_paths(config))
         if config.write == "direct":
             await anyio.to_thread.run_sync(direct.check, [path.path for path in config.write_paths])
-        await engine.image(config.sandbox.image)
-        await engine.reap()
-        await bury(engine)
-        roots = [path.path for path in config.write_paths]
-        ended = await recover(state_dir, engine=engine, roots=roots, image=config.sandbox.image)
         image = await prepared_image(config.sandbox, engine, os.environ, say=say)
         await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
         shown = await decide(_all_paths(config), context, draft=config.sandbox.draft, engine=engine, image=image)
     deadline = anyio.current_time() + config.timeouts.run_s
-    await anyio.to_thread.run_sync(tidy.sweep, state_dir)
-    folder = await anyio.to_thread.run_sync(lambda: records.new_run(state_dir, run_id=run_id))
-    tidy.claim(folder)
+    folder = await anyio.to_thread.run_sync(lambda: tidy.new_run(state_dir, run_id=run_id))
     tally = _Tally()
     with EventLog(folder, folder.name, readers=[tally, *readers]) as log:
         parts = _Parts(
@@ -132,7 +127,7 @@ async def run(
             folder=folder,
             state_dir=state_dir,
             log=log,
-            ended=ended,
+            ended=found.ended,
         )
         conclusion = Conclusion(outcome="stopped", exit_code=130, message="interrupted twice; what was going on was dropped")
         async with stop_on_signals() as stopped:

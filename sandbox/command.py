@@ -128,11 +128,13 @@ async def _until_signalled(job: Job, given: Any, prog: str, withhold: Withhold) 
     import anyio
 
     from sandbox.engines.docker import DockerEngine
+    from sandbox.views import bury
 
     ended = 0
     code = 125
     engine = await DockerEngine.connect()
     await engine.reap()
+    await bury(engine)
     async with anyio.create_task_group() as tasks:
 
         async def listen() -> None:

@@ -6,7 +6,6 @@ that the guest outlives whoever fills them. What copy drafts hold before the com
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from sandbox import scratch
 from sandbox.base import Base
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine
@@ -72,8 +72,8 @@ async def execute(
     mounts = [Mount(source=path, mode="ro", withhold=hidden[path]) for path in job.read]
     mounts += [Mount(source=path, mode="draft", withhold=hidden[path]) for path in job.write]
     spec = SandboxSpec(image=job.image, mounts=tuple(mounts), limits=_limits(job), env=job.env, cwd=job.cwd, runtime=job.runtime)
-    with tempfile.TemporaryDirectory(prefix="massgen-exec-", ignore_cleanup_errors=True) as folder:
-        store = Store(Path(folder))
+    with scratch.folder("exec") as folder:
+        store = Store(folder)
         base = await anyio.to_thread.run_sync(Base.take, job.write if job.patch else (), store)
         async with Sandbox.open(spec, engine=engine) as box:
             outcome = await box.run(

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from sandbox import overlay
+from sandbox import overlay, scratch
 from sandbox.drafts import tree
 from sandbox.errors import SpecError
 from sandbox.overlay import View
@@ -187,8 +187,7 @@ def _cached(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
     if path.exists() and path.stat().st_size == len(content):
         return path
-    staged = folder / f".{name}.{os.getpid()}.{os.urandom(4).hex()}"
-    staged.write_bytes(content)
-    staged.chmod(0o444)
-    staged.rename(path)
+    with scratch.replacing(path) as staged:
+        staged.write_bytes(content)
+        staged.chmod(0o444)
     return path

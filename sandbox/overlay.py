@@ -8,24 +8,20 @@ An upper layer belongs to one sandbox and is never used again; a mask is only re
 from __future__ import annotations
 
 import os
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import mask, owner
+from sandbox import mask, owner, scratch
 from sandbox.guest.sweep import sweep
 from sandbox.spec import GitView, Mask, Mount
 
-HOME = Path("/var/tmp")
+HOME = scratch.HOME
 PREFIX = "massgen-view-"
 OWNER = "owner"
 MAX_OPTIONS_BYTES = 3800
 """The kernel takes one page of mount options."""
-FRESH_S = 60.0
-"""A folder without an owner this young is just being made."""
 
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"})
 """File systems that may be lower and upper layers; networks, FUSE and overlays themselves are not, or not everywhere."""
@@ -129,9 +125,11 @@ def prepare(mount: Mount, *, image: str) -> View:
 @contextmanager
 def _folder(image: str) -> Iterator[Path]:
     """A new folder with its owner's mark; gone again when what it was made for fails."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=HOME))
+    folder = HOME / (PREFIX + os.urandom(8).hex())
+    with scratch.folder("layers", home=HOME) as made:
+        (made / OWNER).write_text(f"{owner.me()}\n{image}\n", encoding="utf-8")
+        made.rename(folder)  # marked from its first moment, and its owner is not in a name that containers see
     try:
-        (folder / OWNER).write_text(f"{owner.me()}\n{image}\n", encoding="utf-8")
         yield folder
     except BaseException:
         sweep(str(folder))
@@ -159,20 +157,8 @@ def dead() -> list[tuple[Path, str]]:
             if about.st_uid != os.geteuid() or folder.is_symlink():
                 continue
             who, _, image = (folder / OWNER).read_text(encoding="utf-8").partition("\n")
-        except FileNotFoundError:
-            _unfinished(folder)
-            continue
         except (OSError, UnicodeDecodeError):
             continue
         if not owner.alive(who):
             found.append((folder, image.strip()))
     return found
-
-
-def _unfinished(folder: Path) -> None:
-    """Made and then nothing: only an empty folder goes, so that one which is just being filled stays."""
-    try:
-        if time.time() - folder.lstat().st_mtime > FRESH_S:
-            folder.rmdir()
-    except OSError:
-        return

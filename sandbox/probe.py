@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from sandbox import owner, seccomp
+from sandbox import owner, scratch, seccomp
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine
 from sandbox.errors import SandboxError, StartFailed
@@ -40,8 +40,8 @@ _LIMITS = Limits(
 async def probe(engine: Engine, image: str, *, runtime: str = "") -> tuple[Guarantee, ...]:
     """Open a sandbox and judge it. Raises SandboxError when none can be opened; that is the first thing to repair."""
     canary = secrets.token_hex(8)
-    with tempfile.TemporaryDirectory(prefix="massgen-probe-", dir=_outside_cache()) as name:
-        base = _bait(name, canary)
+    with scratch.folder("probe", home=_outside_cache()) as place:
+        base = _bait(place, canary)
         mounts = (Mount(source=base / "shown", mode="ro"), Mount(source=base / "draft", mode="draft", withhold=("secret",)))
         spec = SandboxSpec(image=image, mounts=mounts, limits=_LIMITS, runtime=runtime)
         async with Sandbox.open(spec, engine=engine) as box:
@@ -90,9 +90,9 @@ async def require(engine: Engine, image: str, *, runtime: str = "", required: It
     mark.touch()
 
 
-def _bait(name: str, canary: str) -> Path:
+def _bait(place: Path, canary: str) -> Path:
     """A little project with a secret in it."""
-    base = Path(name).resolve()
+    base = place.resolve()
     base.chmod(0o755)
     for folder in ("shown", "draft"):
         (base / folder).mkdir()
@@ -105,7 +105,7 @@ def _intact(base: Path, canary: str) -> bool:
     return all((base / f / "file").read_text() == canary for f in ("shown", "draft"))
 
 
-def _outside_cache() -> str | None:
+def _outside_cache() -> Path | None:
     """The default temporary folder, unless it lies in our own cache."""
     default = Path(tempfile.gettempdir()).resolve()
-    return "/var/tmp" if default.is_relative_to(cache_folder()) else None
+    return scratch.HOME if default.is_relative_to(cache_folder()) else None

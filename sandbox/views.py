@@ -7,9 +7,9 @@ sandbox is gone; what the kernel made there as root is removed by the engine's s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -20,7 +20,7 @@ from typing import Literal, TypeVar
 import anyio
 import anyio.to_thread
 
-from sandbox import overlay, owner
+from sandbox import overlay, owner, scratch
 from sandbox.engines.base import Engine
 from sandbox.errors import SandboxError, SpecError
 from sandbox.facts import cache_folder, guest_zip
@@ -162,11 +162,18 @@ async def discard(engine: Engine, folder: Path, image: str) -> None:
 
 
 async def bury(engine: Engine) -> tuple[str, ...]:
-    """Layers of dead owners; returns their folders. Their containers and volumes must be gone (`engine.reap`)."""
+    """Layers and temporary files of dead owners; returns the layers' folders. Their containers and volumes must be gone."""
+    await anyio.to_thread.run_sync(_bury_files)
     dead = await anyio.to_thread.run_sync(overlay.dead)
     for folder, image in dead:
         await discard(engine, folder, image)
     return tuple(str(folder) for folder, _ in dead if not folder.exists())
+
+
+def _bury_files() -> None:
+    scratch.bury()
+    with contextlib.suppress(OSError):  # whoever needs the cache says what is wrong with it
+        scratch.bury(cache_folder(), cache_folder() / "sandbox")
 
 
 # -- the self-test ---------------------------------------------------------------------------------------------------
@@ -187,9 +194,8 @@ async def _unproven(engine: Engine, image: str) -> str:
         mark = cache / name
         if not mark.exists():
             why = await _prove(engine, image)
-            staged = cache / f".{name}.{os.getpid()}"
-            staged.write_text(why, encoding="utf-8")
-            staged.rename(mark)
+            with scratch.replacing(mark) as staged:
+                staged.write_text(why, encoding="utf-8")
         _seen[name] = mark.read_text(encoding="utf-8")
     return _seen[name]
 
@@ -202,8 +208,8 @@ async def _prove(engine: Engine, image: str) -> str:
     uid = os.getuid() or AGENT_UID
     token = _proving.set(True)
     try:
-        with tempfile.TemporaryDirectory(prefix="massgen-bait-", dir=overlay.HOME) as name:
-            root = Path(name) / "project"
+        with scratch.folder("bait", home=overlay.HOME) as place:
+            root = place / "project"
             before = _bait(root, uid)
             mount = Mount(source=root, mode="draft", withhold=("secret", "deep/secret"), draft="overlay")
             spec = SandboxSpec(image=image, mounts=(mount,), limits=_LIMITS, cwd=str(root))
@@ -211,7 +217,7 @@ async def _prove(engine: Engine, image: str) -> str:
                 outcome = await box.run(["sh", "-c", _PROGRAM])
                 if not outcome.ok:
                     return f"its self-test failed: {outcome.stderr.text.strip()[-200:] or outcome.reason}"
-                snapshot = (await box.snapshot(Store(Path(name) / "store"))).without(WORKSPACE)
+                snapshot = (await box.snapshot(Store(place / "store"))).without(WORKSPACE)
             found = {e.path: e.kind for e in snapshot.entries}
             if found != _EXPECTED:
                 return f"its self-test found other changes than were made: {sorted(found.items() ^ _EXPECTED.items())}"

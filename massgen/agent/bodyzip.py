@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 import zipfile
 from importlib import resources
 from pathlib import Path
+
+from sandbox import scratch
 
 BODY = "/opt/massgen/body.zip"
 """Where the zip is mounted, as in `SandboxSpec(tools={BODY: build_body_zip(cache)})`."""
@@ -28,15 +28,9 @@ def build_body_zip(cache: Path) -> Path:
     if path.is_file() and path.stat().st_size == len(data):
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    handle, temp = tempfile.mkstemp(dir=cache, prefix=".body-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o444)
-        Path(temp).rename(path)
-    except BaseException:
-        Path(temp).unlink(missing_ok=True)
-        raise
+    with scratch.replacing(path) as staged:
+        staged.write_bytes(data)
+        staged.chmod(0o444)
     return path
 
 

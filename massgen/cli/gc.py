@@ -33,10 +33,10 @@ def command(*, keep_days: float, keep_size: str | None, dry_run: bool, as_json: 
     limit = size_bytes(keep_size) if keep_size else None
     containers: tuple[str, ...] = ()
     if not dry_run:
-        tidy.sweep(state)
         try:
             containers = anyio.run(_reap, state)
         except SandboxFailed:
+            tidy.sweep(state)
             click.echo("no engine answers: containers were not looked for", err=True)
     swept = collect(state, keep_days=keep_days, keep_bytes=limit, dry_run=dry_run)
     if as_json:
@@ -53,12 +53,12 @@ def command(*, keep_days: float, keep_size: str | None, dry_run: bool, as_json: 
 
 async def _reap(state: Path) -> tuple[str, ...]:
     from massgen.cli.engine import connect, translated
-    from massgen.coordination.recovery import recover
+    from massgen.coordination.start import clean_start
     from massgen.display.text import line
 
     engine = await connect()
     with translated():
-        gone = await engine.reap()
-    for sentence in await recover(state, engine=engine):
+        found = await clean_start(state, engine=engine)
+    for sentence in found.ended:
         click.echo(line(sentence, 1000), err=True)
-    return gone
+    return found.containers

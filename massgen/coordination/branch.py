@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from massgen.errors import ConfigError
-from sandbox import Entry, Snapshot, Store
+from sandbox import Entry, Snapshot, Store, scratch
 from sandbox.base import absolute
 
 GIT_S = 60.0
@@ -37,8 +36,8 @@ def to_branch(name: str, snapshot: Snapshot, store: Store, *, message: str) -> C
     places = {Path(absolute(e.root, e.path)): e for e in snapshot.entries if e.kind != "dir"}
     repository = _Repository(_top(places))
     repository.git("check-ref-format", "--branch", name)
-    with tempfile.TemporaryDirectory(prefix="massgen-branch-") as folder:
-        index = Path(folder) / "index"
+    with scratch.folder("branch") as folder:
+        index = folder / "index"
         parent = repository.head()
         repository.git("read-tree", *([parent] if parent else ["--empty"]), index=index)
         rows = b"".join(_row(repository, path, entry, store) for path, entry in places.items())

@@ -17,9 +17,9 @@ from massgen.coordination.archive import patch_of
 from massgen.coordination.branch import Commit, to_branch
 from massgen.coordination.merge import moved_paths
 from massgen.coordination.record import Record
-from massgen.coordination.recovery import recover
 from massgen.coordination.risks import Risk
 from massgen.coordination.rooms import Rooms
+from massgen.coordination.start import clean_start
 from massgen.coordination.survey import Written
 from massgen.coordination.target import Target
 from massgen.coordination.writeback import apply_snapshot, risks_of, undo_snapshot
@@ -180,7 +180,11 @@ async def undo(
 async def _found(state_dir: Path, run: str, engine: Engine, say: Callable[[str], None]) -> tuple[Path, Record]:
     """The run that is meant, after every write that was killed has been ended."""
     _, record = records.find(state_dir, run)
-    for sentence in await recover(state_dir, engine=engine, roots=map(Path, record.roots), image=record.image):
+    try:
+        found = await clean_start(state_dir, engine=engine, roots=map(Path, record.roots), image=record.image)
+    except SandboxError as error:
+        raise SandboxFailed(str(error)) from error
+    for sentence in found.ended:
         say(sentence)
     return records.find(state_dir, record.run_id)
 

@@ -6,6 +6,7 @@ it: where was written, what was there, which snapshot is the result. Replaced at
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from massgen.errors import ConfigError
+from sandbox import scratch
 
 VERSION = 1
 FILE = "run.json"
@@ -108,20 +110,29 @@ def load(folder: Path) -> Record:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def new_run(state_dir: Path, *, run_id: str | None = None, now: datetime | None = None) -> Path:
-    """A fresh run folder (mode 0700), named `20261121-1230-otter`. Raises ConfigError when `run_id` exists."""
+def new_run(
+    state_dir: Path, *, run_id: str | None = None, now: datetime | None = None, holding: Mapping[str, str] | None = None
+) -> Path:
+    """A fresh run folder (mode 0700), named `20261121-1230-otter`. Raises ConfigError when `run_id` exists.
+
+    `holding`: small files that are in it from the first moment that it is there.
+    """
     runs = state_dir / "runs"
     runs.mkdir(parents=True, exist_ok=True, mode=0o700)
     stamp = (now or datetime.now().astimezone()).strftime("%Y%m%d-%H%M")
-    for attempt in range(1000):
-        name = run_id or f"{stamp}-{secrets.choice(_WORDS)}" + (f"-{attempt}" if attempt > 10 else "")
-        try:
-            (runs / name).mkdir(mode=0o700)
-        except FileExistsError:
+    with scratch.folder("run", home=runs) as staged:
+        for file, text in (holding or {}).items():
+            (staged / file).write_text(text, encoding="ascii")
+        for attempt in range(1000):
+            name = run_id or f"{stamp}-{secrets.choice(_WORDS)}" + (f"-{attempt}" if attempt > 10 else "")
+            try:
+                if not (runs / name).exists():
+                    return staged.rename(runs / name)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another was faster
+                    raise
             if run_id:
-                raise ConfigError(f"run {run_id} exists already; choose another id") from None
-            continue
-        return runs / name
+                raise ConfigError(f"run {run_id} exists already; choose another id")
     raise ConfigError(f"{runs} holds a thousand runs of this minute")
 
 

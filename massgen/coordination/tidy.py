@@ -13,14 +13,19 @@ from pathlib import Path
 
 from massgen.coordination import record as records
 from massgen.errors import ConfigError
-from sandbox import owner
+from sandbox import owner, scratch
 
 OWNER = "owner"
 PEERS = "peers"
 
 
+def new_run(state_dir: Path, *, run_id: str | None = None) -> Path:
+    """A fresh run folder of this process, marked as such from its first moment. Blocks. Raises ConfigError: `run_id` exists."""
+    return records.new_run(state_dir, run_id=run_id, holding={OWNER: owner.me()})
+
+
 def claim(folder: Path) -> None:
-    """The run in that folder lives in this process."""
+    """The run in that folder lives in this process from now on."""
     (folder / OWNER).write_text(owner.me(), encoding="ascii")
 
 
@@ -33,6 +38,7 @@ def release(folder: Path) -> None:
 
 def sweep(state_dir: Path) -> tuple[str, ...]:
     """Clean up after runs that were killed; returns their ids. Blocks for the disk."""
+    scratch.bury(state_dir / "runs")
     killed = []
     for mark in (state_dir / "runs").glob(f"*/{OWNER}"):
         try:
@@ -57,4 +63,7 @@ def _bury(folder: Path) -> None:
             records.save(folder, replace(record, status="killed"))
     for staged in folder.glob(f".{records.FILE}.*"):
         staged.unlink(missing_ok=True)
+    if not (folder / records.FILE).exists():  # nothing had begun
+        shutil.rmtree(folder, ignore_errors=True)
+        return
     release(folder)
