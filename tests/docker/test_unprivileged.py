@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pwd
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +15,9 @@ import pytest
 
 from sandbox.overlay import HOME, PREFIX
 from tests.docker.engine_view import ROOT
+from tests.support.account import a_python, as_user
 
-pytestmark = [
-    pytest.mark.docker,
-    pytest.mark.skipif(os.getuid() != 0, reason="making a user takes root; every other test runs as the caller anyway"),
-    pytest.mark.skipif(not shutil.which("useradd"), reason="there is no useradd to make a user with"),
-]
-
-USER = "massgen-test-user"
-PACKAGES = ("anyio", "certifi", "charset_normalizer", "docker", "idna", "requests", "sniffio", "typing_extensions", "urllib3")
-SOCKET = Path("/var/run/docker.sock")
+pytestmark = pytest.mark.docker
 
 PROGRAM = r"""
 import json, os, sys
@@ -92,75 +81,9 @@ class User:
 
 
 @pytest.fixture(scope="module")
-def base() -> Iterator[Path]:
-    """Below /tmp itself: the test folders of root are closed to others."""
-    with tempfile.TemporaryDirectory(prefix="massgen-test-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        yield Path(name).resolve()
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[pwd.struct_passwd]:
-    """The user; removed afterwards."""
-    if not SOCKET.exists():
-        pytest.skip(f"{SOCKET} is not there: another user would need the engine's address")
-    subprocess.run(["useradd", "--no-create-home", "--shell", "/bin/sh", USER], check=True, capture_output=True)
-    try:
-        yield pwd.getpwnam(USER)
-    finally:
-        subprocess.run(["userdel", USER], check=False, capture_output=True)
-
-
-def as_user(account: pwd.struct_passwd, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    """Run something as the user, who is in the group of the engine's socket."""
-    environ = {"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONPATH": str(home.parent / "lib"), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        argv,
-        user=account.pw_uid,
-        group=account.pw_gid,
-        extra_groups=[SOCKET.stat().st_gid],
-        env=environ,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def a_python(account: pwd.struct_passwd, home: Path) -> str:
-    """An interpreter that the user can run; the one of the tests may lie in a closed folder."""
-    for python in (sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"):
-        try:
-            done = as_user(account, home, python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))")
-        except OSError:
-            continue
-        if done.returncode == 0:
-            return python
-    pytest.skip("no Python 3.11 that another user can read")
-
-
-def copy_packages(lib: Path) -> None:
-    """What the product needs, without compiled parts, where the user can read it."""
-    lib.mkdir()
-    skipped = shutil.ignore_patterns("*.so", "__pycache__")
-    shutil.copytree(ROOT / "sandbox", lib / "sandbox", ignore=skipped)
-    for name in PACKAGES:
-        found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:
-            continue
-        origin = Path(found.origin)
-        if origin.name == "__init__.py":
-            shutil.copytree(origin.parent, lib / name, ignore=skipped)
-        else:
-            shutil.copy(origin, lib / origin.name)
-    subprocess.run(["chmod", "-R", "a+rX", lib], check=True)
-
-
-@pytest.fixture(scope="module")
-def user(base: Path, account: pwd.struct_passwd, image: str) -> User:
+def user(installed: Path, account: pwd.struct_passwd, image: str) -> User:
     """One run of the program, as the user; every test looks at another side of it."""
-    home = base / "home"
+    home = installed / "home"
     for name in ("project", "foreign", "mixed"):
         (home / name).mkdir(parents=True)
         (home / name / "old").write_text("old")
@@ -171,7 +94,6 @@ def user(base: Path, account: pwd.struct_passwd, image: str) -> User:
     for path in (home, *home.rglob("*")):
         if not path.is_relative_to(home / "foreign") and path != home / "mixed/old":
             os.chown(path, account.pw_uid, account.pw_gid)
-    copy_packages(base / "lib")
     done = as_user(account, home, a_python(account, home), "-c", PROGRAM, image, str(home))
     assert done.returncode == 0, done.stderr
     return User(uid=account.pw_uid, home=home, seen=json.loads(done.stdout))

@@ -1,0 +1,38 @@
+"""Another user of this machine, for the tests of what an ordinary user meets."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import account as accounts
+
+
+@pytest.fixture(scope="package")
+def account() -> Iterator[pwd.struct_passwd]:
+    """The user; removed afterwards."""
+    if os.getuid() != 0 or not shutil.which("useradd"):
+        pytest.skip("making a user takes root and useradd; every other test runs as the caller anyway")
+    if not accounts.SOCKET.exists():
+        pytest.skip(f"{accounts.SOCKET} is not there: another user would need the engine's address")
+    made = accounts.add()
+    try:
+        yield made
+    finally:
+        accounts.remove()
+
+
+@pytest.fixture(scope="package")
+def installed() -> Iterator[Path]:
+    """A folder with the product in `lib`, below /tmp itself: the test folders of root are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="massgen-test-", dir="/tmp") as name:
+        base = Path(name).resolve()
+        base.chmod(0o755)
+        accounts.copy_packages(base / "lib")
+        yield base
