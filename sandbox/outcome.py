@@ -12,10 +12,10 @@ Reason = Literal["exited", "signalled", "timeout", "idle", "oom", "pids", "disk"
 exited, signalled: the kernel's wait status of the leader. timeout: our deadline passed and we killed it. idle: it wrote
 nothing for `idle_timeout_s` and we killed it. oom: the kernel's counter of kills for memory moved while it ran, and SIGKILL
 ended it. pids: the counter of refused processes moved while it ran, and it failed. disk: it failed, and a writable mount has
-no block or no inode left; or drafts outgrew their share, and we killed it. output: it wrote more than `max_output_bytes` and,
-if it still ran, we killed it. killed: the caller ended it. refused: it could not be started (no such program, no such folder).
-engine: its container's stream ended and the engine no longer answers. lost: the container is gone while its engine lives, or
-its guest no longer answers."""
+no block or no inode left; or drafts, or one file in them, outgrew their share, and it was killed. output: it wrote more
+than `max_output_bytes` and, if it still ran, we killed it. killed: the caller ended it. refused: it could not be started
+(no such program, no such folder). engine: its container's stream ended and the engine no longer answers. lost: the
+container is gone while its engine lives, or its guest no longer answers."""
 
 _NOT_EXECUTABLE = frozenset((errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR, errno.ETXTBSY))
 

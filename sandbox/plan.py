@@ -122,6 +122,8 @@ class Plan:
     limits: Limits
     memory_bytes: int
     """Limit for the engine: what was asked plus every tmpfs, /dev/shm among them, because those count as memory."""
+    file_bytes: int = 0
+    """How large one file may become; 0: as large as its file system. Overlays lie on a disk that no engine here caps."""
     lease: Lease | None = None
     runtime: str = ""
     unset: tuple[str, ...] = ()
@@ -186,6 +188,7 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
         labels={**spec.labels, "massgen.mounts": json.dumps(sheet.mounts)},
         limits=spec.limits,
         memory_bytes=spec.limits.memory_bytes + _memory_of_files(spec.limits, sheet, facts),
+        file_bytes=spec.limits.workspace_bytes if sheet.overlays else 0,
         lease=lease,
         runtime=spec.runtime,
         unset=tuple(sorted(set(facts.image_env) - {*SEEN_ENV, *spec.env})),

@@ -61,7 +61,8 @@ async def operation(channel: Channel) -> AsyncGenerator[Channel]:
 
 
 async def fill(mux: Mux, plan: Plan) -> None:
-    """Send every draft its copy of the project, then let the guest remember how all roots look."""
+    """Send every draft its copy of the project, then let the guest remember how all roots look. Raises SpecError: unreachable."""
+    await _reach(mux, plan)
     for draft in plan.fills:
         async with operation(await mux.open("apply", roots=[draft.root])) as channel:
             packed = _packed(draft)
@@ -78,6 +79,18 @@ async def fill(mux: Mux, plan: Plan) -> None:
     listed = [root for root in marked if root not in laid]
     if listed:
         await (await mux.open("mark", roots=listed)).finish()
+
+
+async def _reach(mux: Mux, plan: Plan) -> None:
+    """Refuse what nobody inside could read: it, or a folder above it (of the image, of a read path), is closed to that uid."""
+    channel = await mux.open("reach", paths=[m["path"] for m in plan.mounts])
+    found = await channel.finish()
+    if "closed" in found:
+        raise SpecError(
+            f"{found['path']} cannot be read inside: {found['closed']} is closed to uid {plan.uid}, who runs there. Open it "
+            "(chmod o+rx), or where it is the image's own folder take another image, or show the path at another place",
+            op="open",
+        )
 
 
 def _packed(draft: Fill) -> Iterator[bytes]:

@@ -383,6 +383,7 @@ def _host_config(plan: Plan, facts: EngineFacts) -> dict[str, Any]:
         "ulimits": [
             docker.types.Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
             docker.types.Ulimit(name="core", soft=0, hard=0),
+            *([docker.types.Ulimit(name="fsize", soft=plan.file_bytes, hard=plan.file_bytes)] if plan.file_bytes else ()),
         ],
         "mounts": [_bind(b) for b in plan.binds],
         "tmpfs": {t.target: _tmpfs(t, plan) for t in plan.tmpfs},

@@ -229,6 +229,8 @@ class Command:
             return "oom"
         if forks > self._counters[1]:
             return "pids"
+        if number == signal.SIGXFSZ:
+            return "disk"
         if self.guest.world.full():
             return "disk"
         return "exited" if number is None else "signalled"
@@ -255,6 +257,8 @@ class Command:
             )
         if reason == "disk" and self.forced:
             return "killed: the drafts took more of the disk than the sandbox was given; write less, or raise its limits"
+        if reason == "disk" and (self.verdict or {}).get("signal") == signal.SIGXFSZ:
+            return "ended by the kernel: a file grew beyond the sandbox's share of the disk; write less, or raise workspace_bytes"
         if reason == "disk":
             places = ", ".join(self.guest.world.full()) or "a writable place"
             return f"it failed while {places} was full; raise workspace_bytes, tmp_bytes or inodes, or remove files"

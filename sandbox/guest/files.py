@@ -57,6 +57,28 @@ def walk(root: str, closed: set[str] | None = None) -> Iterator[tuple[str, Mark]
                 pending.append(path)
 
 
+def reach(task: Task, request: dict[str, Any]) -> dict[str, Any]:
+    """The first of `paths` that no program here could read, and what is closed: the path itself, or a folder above it."""
+    for path in request["paths"]:
+        closed = _closed(task.guest.world.path(str(path)))
+        if closed:
+            return {"path": path, "closed": closed}
+    return {}
+
+
+def _closed(place: str) -> str:
+    """The topmost name of a path that keeps us out; empty when none does, or nothing is there."""
+    try:
+        about = os.lstat(place)
+    except PermissionError:
+        above = os.path.dirname(place)
+        return _closed(above) or above
+    except OSError:
+        return ""
+    wanted = os.R_OK | os.X_OK if stat.S_ISDIR(about.st_mode) else os.R_OK
+    return "" if os.access(place, wanted) else place
+
+
 def _marks(entries: list[os.DirEntry[str]], device: int) -> Iterator[tuple[str, Mark]]:
     for entry in entries:
         try:

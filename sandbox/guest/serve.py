@@ -42,6 +42,7 @@ STALL_S = 3
 
 WORK: dict[str, Work] = {
     "list": files.list_folder,
+    "reach": files.reach,
     "read": files.read,
     "mark": files.mark,
     "layers": upper.know,

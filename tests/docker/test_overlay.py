@@ -214,6 +214,20 @@ async def test_a_memory_limit_is_looser_than_said(boxes: OverlayBoxes, image: st
             assert await limit() == expected
 
 
+async def test_one_file_outgrows_the_limit_between_two_looks(boxes: OverlayBoxes, project: Path) -> None:
+    """A single file is ended by the kernel at the limit, however fast it is written, and the reason is the disk; others live."""
+    fill = "head -c 300000000 /dev/zero > huge"
+    mount = Mount(source=project, mode="draft", withhold=WITHHELD)
+    async with boxes.open(mount, cwd=str(project)) as box, box.spawn(["sleep", "600"]) as process:
+        outcome = await box.run(["sh", "-c", f"exec {fill}"])
+        assert (outcome.reason, "workspace_bytes" in outcome.why) == ("disk", True)
+        size = await box.run(["python3", "-c", "import os; print(os.path.getsize('huge')); os.truncate('huge', 1 << 40)"])
+        assert 0 < int(size.stdout.text) <= box.plan.limits.workspace_bytes
+        assert "File too large" in size.stderr.text
+        assert (await box.run(["rm", "huge"])).ok
+        await process.kill()
+
+
 async def test_a_layer_outgrows_its_limit(boxes: OverlayBoxes, project: Path) -> None:
     """A command that fills a draft is ended with the reason; the next one can clean up."""
     fill = "n=0; while :; do n=$((n+1)); head -c 1000000 /dev/zero > fill$n; done"

@@ -10,9 +10,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
-from sandbox import Engine, Mount, Sandbox, SandboxError, SandboxSpec
+from sandbox import Engine, Mount, Sandbox, SandboxError, SandboxSpec, SpecError
 from tests.security.attack import SMALL, portrait, report
 from tests.security.conftest import own
 
@@ -30,6 +31,11 @@ ENTRYPOINT ["sh", "-c", "touch /workspace/started; exec \\"$0\\" \\"$@\\""]
 
 def build(base: str, links: dict[str, str]) -> str:
     """An image with bad settings, and links in the place of folders."""
+    return built(f"FROM {base}\nADD layer.tar /\n{SETTINGS}".encode(), links)
+
+
+def built(dockerfile: bytes, links: dict[str, str]) -> str:
+    """An image of a Dockerfile, which finds the links as `layer.tar`."""
     tag = f"massgen-hostile:{secrets.token_hex(6)}"
     layer, context = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
@@ -37,7 +43,6 @@ def build(base: str, links: dict[str, str]) -> str:
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, target
             tar.addfile(link)
-    dockerfile = f"FROM {base}\nADD layer.tar /\n{SETTINGS}".encode()
     with tarfile.open(fileobj=context, mode="w") as tar:
         for name, content in (("Dockerfile", dockerfile), ("layer.tar", layer.getvalue())):
             about = tarfile.TarInfo(name)
@@ -103,3 +108,36 @@ attempt("made", lambda: write(sys.argv[1] + "/made", os.O_WRONLY | os.O_CREAT))
     assert seen.pop("uid") == box.plan.uid
     assert (seen.pop("env"), seen.pop("ran")) == (["HOME", "LANG", "PATH"], [])
     assert {n: e for n, e in seen.items() if n.startswith("file") and e == "original"} == {}
+
+
+def reachable(folder: Path) -> None:
+    """Folders of tests are closed to others."""
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("where", ["of the image", "of a read path", "itself"])
+async def test_a_path_that_nobody_inside_can_reach_is_shown(engine: Engine, image: str, tmp_path: Path, where: str) -> None:
+    """A closed folder above a path, or the path itself, is named and refused with what to do: not shown as an empty one."""
+    if os.getuid() != 0:
+        pytest.skip("only root has folders that are closed to who runs inside")
+    closed = tmp_path / "closed"
+    (closed / "project").mkdir(parents=True)
+    (closed / "project/file").write_text("x")
+    closed.chmod(0o700)
+    reachable(tmp_path)
+    project = Mount(source=closed / "project", mode="draft")
+    match where:
+        case "of the image":
+            named, mounts = "/srv/closed", (Mount(source=closed / "project", mode="ro", target="/srv/closed/project"),)
+            tag = built(f"FROM {image}\nRUN mkdir -m 700 /srv/closed\n".encode(), {})
+        case "of a read path":
+            named, mounts, tag = str(closed), (Mount(source=tmp_path, mode="ro"), project), image
+        case _:
+            named, mounts, tag = str(closed), (Mount(source=closed, mode="ro"),), image
+    try:
+        with pytest.raises(SpecError, match=f"{named} is closed to uid 65532.*chmod"):
+            async with Sandbox.open(SandboxSpec(image=tag, mounts=mounts, limits=SMALL), engine=engine):
+                pass
+    finally:
+        if tag != image:
+            await anyio.run_process(["docker", "image", "rm", "--force", tag])
