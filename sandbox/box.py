@@ -217,15 +217,17 @@ class Sandbox:
     async def read(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
         """One regular file, as a program inside would read it. Raises GuestError (missing, larger), SandboxLost."""
         channel = await self._mux.open("read", path=path, max_bytes=max_bytes)
-        content = bytearray()
+        pieces: list[bytes] = []
+        room = max_bytes
         async with transfer.operation(channel):
             with contextlib.suppress(anyio.EndOfStream):
                 while True:
-                    content += (await channel.receive())[1]
-                    if len(content) > max_bytes:
+                    pieces.append((await channel.receive())[1])
+                    room -= len(pieces[-1])
+                    if room < 0:
                         raise self._mux.broken(f"more than {max_bytes} bytes of a file were sent")
         channel.check()
-        return bytes(content)
+        return b"".join(pieces)
 
     async def list(self, path: str) -> tuple[transfer.Change, ...]:
         """Everything below a folder of the sandbox, on its own file system. Raises GuestError, SandboxLost."""

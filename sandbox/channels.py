@@ -17,7 +17,7 @@ from sandbox import wire
 from sandbox.engines.base import ALIVE_S, Link
 from sandbox.errors import EngineDied, GuestError, SandboxLost, StartFailed, WireError
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 SEND_S = 30.0
 """The guest always reads; a link that takes nothing for so long hangs with its engine."""
 
@@ -30,7 +30,7 @@ class Channel:
         self.number = number
         self.verdict: dict[str, Any] | None = None
         """The guest's last word on this operation."""
-        self._inbox: deque[tuple[int, bytes]] = deque()
+        self._inbox: deque[tuple[int, wire.Chunk]] = deque()
         self._granted = wire.WINDOW
         self._owed = 0
         self._credit = wire.WINDOW
@@ -53,7 +53,7 @@ class Channel:
         """Take one frame. Raises WireError when it breaks the rules."""
         match frame.kind:
             case wire.DATA:
-                stream, chunk = frame.payload[0], frame.payload[1:]
+                stream, chunk = frame.payload[0], wire.data_of(frame.payload)
                 self._granted -= len(chunk)
                 if self._granted < 0 or not chunk or stream not in (1, 2):
                     raise wire.WireError("more data than was granted, none at all, or on an unknown stream")
@@ -83,19 +83,23 @@ class Channel:
 
     async def receive(self) -> tuple[int, bytes]:
         """Stream number and bytes, in order. Raises EndOfStream when all was delivered and the verdict is in."""
+        stream, chunk = await self._receive()
+        return stream, chunk if isinstance(chunk, bytes) else bytes(chunk)
+
+    async def _receive(self) -> tuple[int, wire.Chunk]:
         while not self._inbox:
             if self.verdict is not None:
                 raise anyio.EndOfStream
             await self._changed()
         stream, chunk = self._inbox.popleft()
         self._owed += len(chunk)
-        if self._owed >= wire.WINDOW // 4 and self.verdict is None:
+        if self._owed >= wire.WINDOW // 2 and self.verdict is None:
             owed, self._owed = self._owed, 0
             self._granted += owed
             await self._mux.send(wire.credit_frame(self.number, owed))
         return stream, chunk
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: wire.Chunk) -> None:
         """Bytes for the operation, waiting for its credit; dropped once it is over. Raises SandboxLost."""
         view = memoryview(data)
         while view and self.verdict is None:
@@ -103,7 +107,7 @@ class Channel:
                 await self._changed()
             count = min(len(view), self._credit, CHUNK)
             self._credit -= count
-            await self._mux.send(wire.data_frame(self.number, 1, bytes(view[:count])))
+            await self._mux.send(wire.data_frame(self.number, 1, view[:count]))
             view = view[count:]
 
     async def send_record(self, value: object) -> None:
@@ -131,7 +135,7 @@ class Channel:
                 return value
             self._records.feed(await self._more())
 
-    async def raw(self, limit: int) -> bytes:
+    async def raw(self, limit: int) -> wire.Chunk:
         """Between 1 and `limit` raw bytes. Raises GuestError, SandboxLost."""
         while True:
             chunk = self._records.raw(limit)
@@ -139,9 +143,9 @@ class Channel:
                 return chunk
             self._records.feed(await self._more())
 
-    async def _more(self) -> bytes:
+    async def _more(self) -> wire.Chunk:
         try:
-            _, chunk = await self.receive()
+            _, chunk = await self._receive()
         except anyio.EndOfStream:
             self.check()
             raise self._mux.broken("an operation ended in mid-sentence") from None
@@ -212,13 +216,13 @@ class Mux:
                 raise self._gone() from None
             raise
 
-    async def _send(self, encoded: bytes) -> None:
+    async def _send(self, encoded: bytes | memoryview) -> None:
         if not self._lock.locked():
             taken = self._link.offer(encoded)
             if taken == len(encoded):
                 return
             self._lock.acquire_nowait()
-            encoded = encoded[taken:]
+            encoded = memoryview(encoded)[taken:]
         else:
             await self._lock.acquire()
         try:

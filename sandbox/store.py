@@ -101,7 +101,7 @@ class BlobWriter:
         self._file = self._staged.open("xb")
         return self
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """More bytes."""
         self._digest.update(chunk)
         self._file.write(chunk)

@@ -10,7 +10,8 @@ Whatever does not fit raises `WireError`, and the stream is over: there is no re
 
 import json
 import struct
-from typing import Any, NamedTuple
+from collections import deque
+from typing import Any, NamedTuple, Union
 
 VERSION = 1
 MAX_PAYLOAD = 1 << 20
@@ -23,6 +24,7 @@ _CREDIT = struct.Struct(">I")
 _EMPTY = (END, RESET)
 
 Json = Any
+Chunk = Union[bytes, bytearray, memoryview]
 
 
 class WireError(Exception):
@@ -34,7 +36,7 @@ class Frame(NamedTuple):
 
     kind: int
     channel: int
-    payload: bytes
+    payload: "bytes | bytearray"
 
 
 def frame(kind: int, channel: int, payload: bytes = b"") -> bytes:
@@ -42,9 +44,19 @@ def frame(kind: int, channel: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(kind, channel, len(payload)) + payload
 
 
-def data_frame(channel: int, stream: int, chunk: "bytes | memoryview") -> bytes:
+def data_frame(channel: int, stream: int, chunk: Chunk) -> bytes:
     """A `DATA` frame; `chunk` may hold MAX_PAYLOAD - 1 bytes."""
-    return b"".join((_HEADER.pack(DATA, channel, len(chunk) + 1), bytes((stream,)), chunk))
+    return b"".join((data_head(channel, stream, len(chunk)), chunk))
+
+
+def data_head(channel: int, stream: int, count: int) -> bytes:
+    """What stands before `count` bytes of data, for who sends both without joining them."""
+    return _HEADER.pack(DATA, channel, count + 1) + bytes((stream,))
+
+
+def data_of(payload: "bytes | bytearray") -> Chunk:
+    """The bytes of a `DATA` frame without its stream; long ones are not copied."""
+    return payload[1:] if isinstance(payload, bytes) else memoryview(payload)[1:]
 
 
 def control_frame(kind: int, channel: int, body: dict[str, Any]) -> bytes:
@@ -57,14 +69,14 @@ def credit_frame(channel: int, count: int) -> bytes:
     return frame(CREDIT, channel, _CREDIT.pack(count))
 
 
-def credit_of(payload: bytes) -> int:
+def credit_of(payload: "bytes | bytearray") -> int:
     """The inverse of `credit_frame`. Raises WireError."""
     if len(payload) != _CREDIT.size:
         raise WireError(f"a credit frame of {len(payload)} bytes")
     return int(_CREDIT.unpack(payload)[0])
 
 
-def object_of(payload: bytes) -> dict[str, Any]:
+def object_of(payload: "bytes | bytearray") -> dict[str, Any]:
     """The JSON object of a control frame. Raises WireError for anything else, however deep or broken."""
     try:
         value = json.loads(payload.decode("ascii"))
@@ -76,82 +88,132 @@ def object_of(payload: bytes) -> dict[str, Any]:
 
 
 class Decoder:
-    """Bytes in, whole frames out; keeps at most one unfinished frame."""
+    """Bytes in, whole frames out; keeps at most one unfinished frame, in memory of its own."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._head = bytearray()
+        self._kind = self._channel = self._filled = 0
+        self._body = bytearray()
 
-    def feed(self, chunk: "bytes | memoryview") -> list[Frame]:
+    def __len__(self) -> int:
+        """Bytes kept for an unfinished frame."""
+        return len(self._head) + len(self._body)
+
+    def feed(self, chunk: Chunk) -> list[Frame]:
         """All frames completed by `chunk`. Raises WireError; the decoder is then of no further use."""
-        buffer = self._buffer
-        if buffer:
-            buffer += chunk
         frames: list[Frame] = []
-        with memoryview(buffer or chunk) as view:  # most chunks are whole frames: those are never copied into the buffer
-            start, size = 0, len(view)
-            while size - start >= _HEADER.size:
-                kind, channel, length = _HEADER.unpack_from(view, start)
-                if not HELLO <= kind <= RESET:
-                    raise WireError(f"unknown frame kind {kind}")
-                if length > MAX_PAYLOAD or (length and kind in _EMPTY):
-                    raise WireError(f"a frame of kind {kind} with {length} bytes")
-                if kind == DATA and length < 1:
-                    raise WireError("a data frame without a stream")
-                begin = start + _HEADER.size
-                if begin + length > size:
-                    break
-                start = begin + length
-                frames.append(Frame(kind, channel, bytes(view[begin:start])))
-            if not buffer:
-                buffer += view[start:]
-                return frames
-        del buffer[:start]
+        with memoryview(chunk) as view:
+            at, size = 0, len(view)
+            while at < size:
+                if not self._body:
+                    head = view[at : at + _HEADER.size - len(self._head)]
+                    at += len(head)
+                    if self._head or len(head) < _HEADER.size:
+                        self._head += head
+                        if len(self._head) < _HEADER.size:
+                            break
+                    kind, channel, length = _HEADER.unpack(self._head or head)
+                    self._head.clear()
+                    _check(kind, length)
+                    if at + length <= size:  # most frames are short and whole
+                        frames.append(Frame(kind, channel, bytes(view[at : at + length])))
+                        at += length
+                        continue
+                    self._kind, self._channel, self._filled = kind, channel, 0
+                    self._body = bytearray(length)
+                end = min(len(self._body), self._filled + size - at)
+                self._body[self._filled : end] = view[at : at + end - self._filled]
+                at += end - self._filled
+                self._filled = end
+                if end == len(self._body):
+                    frames.append(Frame(self._kind, self._channel, self._body))
+                    self._body = bytearray()
         return frames
+
+
+def _check(kind: int, length: int) -> None:
+    if not HELLO <= kind <= RESET:
+        raise WireError(f"unknown frame kind {kind}")
+    if length > MAX_PAYLOAD or (length and kind in _EMPTY):
+        raise WireError(f"a frame of kind {kind} with {length} bytes")
+    if kind == DATA and length < 1:
+        raise WireError("a data frame without a stream")
 
 
 class Records:
     """Records inside a channel's byte stream: 4 bytes length and JSON, or counted raw bytes, as the reader asks.
 
-    A pull parser over pushed bytes: `feed`, then `record()` or `raw(n)` until they return None for "not yet".
+    A pull parser over pushed bytes: `feed`, then `record()` or `raw(n)` until they return None or nothing for "not yet". Long
+    pieces are handed on as they came; short ones are put together, else a liar's single bytes would fill our memory.
     """
 
     MAX_RECORD = 8 << 20
+    SHORT = 4096
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._chunks: deque[Chunk] = deque()
+        self._size = 0
 
     def __len__(self) -> int:
         """Bytes that nobody has taken yet."""
-        return len(self._buffer)
+        return self._size
 
-    def feed(self, chunk: bytes) -> None:
-        """More bytes of the stream."""
-        self._buffer += chunk
+    def feed(self, chunk: Chunk) -> None:
+        """More bytes of the stream; the caller does not change them any more."""
+        self._size += len(chunk)
+        if len(chunk) >= self.SHORT:
+            self._chunks.append(chunk)
+        elif self._chunks and isinstance(self._chunks[-1], bytearray):
+            self._chunks[-1] += chunk
+        else:
+            self._chunks.append(bytearray(chunk))
 
     def record(self) -> Json:
         """The next JSON value, or None when it is not complete (records are never null). Raises WireError."""
-        if len(self._buffer) < _CREDIT.size:
+        if self._size < _CREDIT.size:
             return None
-        length = _CREDIT.unpack_from(self._buffer)[0]
+        length = _CREDIT.unpack_from(self._first(_CREDIT.size))[0]
         if length > self.MAX_RECORD:
             raise WireError(f"a record of {length} bytes")
         end = _CREDIT.size + length
-        if len(self._buffer) < end:
+        if self._size < end:
             return None
+        body = bytes(self._first(end)[_CREDIT.size : end])
+        self._drop(end)
         try:
-            value = json.loads(bytes(self._buffer[_CREDIT.size : end]))
+            value = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise WireError(f"a record that is not JSON: {error}") from None
-        del self._buffer[:end]
         if value is None:
             raise WireError("an empty record")
         return value
 
-    def raw(self, limit: int) -> bytes:
+    def raw(self, limit: int) -> Chunk:
         """At most `limit` bytes of what is there; empty for "not yet"."""
-        chunk = bytes(self._buffer[:limit])
-        del self._buffer[: len(chunk)]
-        return chunk
+        if not self._size:
+            return b""
+        first = self._chunks[0]
+        if len(first) > limit:
+            first = memoryview(first)[:limit]
+        self._drop(len(first))
+        return first
+
+    def _first(self, count: int) -> memoryview:
+        """The first chunk, which holds so many bytes at least."""
+        if len(self._chunks[0]) < count:
+            pieces = [self._chunks.popleft()]
+            while sum(map(len, pieces)) < count:
+                pieces.append(self._chunks.popleft())
+            self._chunks.appendleft(b"".join(pieces))
+        return memoryview(self._chunks[0])
+
+    def _drop(self, count: int) -> None:
+        self._size -= count
+        first = self._chunks[0]
+        if len(first) == count:
+            self._chunks.popleft()
+        else:
+            self._chunks[0] = memoryview(first)[count:]
 
 
 def record(value: Json) -> bytes:

@@ -55,11 +55,11 @@ class Link(Protocol):
     container: str
     """The engine's id of the container."""
 
-    def offer(self, data: bytes) -> int:
+    def offer(self, data: bytes | memoryview) -> int:
         """How many of these bytes were taken at once, without waiting. Raises SandboxLost."""
         ...
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """All of it, waiting while the other side is slow. Raises SandboxLost."""
         ...
 

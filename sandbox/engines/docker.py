@@ -250,11 +250,11 @@ class DockerLink:
         self._words = bytearray()
         self._closed = False
 
-    def offer(self, data: bytes) -> int:
+    def offer(self, data: bytes | memoryview) -> int:
         """Bytes for the guest, as many as fit."""
         return self._stream.offer(data)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes | memoryview) -> None:
         """Bytes for the guest."""
         await self._stream.send(data)
 

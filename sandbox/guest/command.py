@@ -14,12 +14,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sandbox.guest import birth
-from sandbox.wire import CLOSE, WINDOW, WireError, control_frame, credit_frame, data_frame
+from sandbox.wire import CLOSE, WINDOW, Chunk, WireError, control_frame, credit_frame, data_head
 
 if TYPE_CHECKING:
     from sandbox.guest.serve import Guest
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 DRAIN_S = 2.0
 PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031
@@ -57,7 +57,7 @@ class Command:
         self.verdict: dict[str, Any] | None = None
         self.drain_until = 0.0
         self._counters = guest.counters()
-        self._input: deque[bytes] = deque()
+        self._input: deque[Chunk] = deque()
         self._input_ended = not request.get("stdin")
         with guest.births:
             born = birth.start(
@@ -94,7 +94,7 @@ class Command:
             if not count:
                 return
         self.credit -= count
-        self.guest.send(data_frame(self.channel, self._outputs[fd], _buffer[:count]))
+        self.guest.send(data_head(self.channel, self._outputs[fd], count), _buffer[:count])
         if self.credit <= 0:
             self._pause()
 
@@ -137,9 +137,8 @@ class Command:
         if self.credit > 0:
             self._resume()
 
-    def data(self, payload: bytes) -> None:
+    def data(self, chunk: Chunk) -> None:
         """Input for the child; dropped when it no longer reads."""
-        chunk = payload[1:]
         if self._stdin is None:
             self.guest.send(credit_frame(self.channel, len(chunk)))
             return
@@ -165,7 +164,7 @@ class Command:
                 count = os.write(fd, chunk)
                 taken += count
                 if count < len(chunk):
-                    self._input[0] = chunk[count:]
+                    self._input[0] = memoryview(chunk)[count:]
                     break
                 self._input.popleft()
         except BlockingIOError:
@@ -306,8 +305,13 @@ class Command:
 def _own(fd: int) -> int:
     """Our end of a pipe: never waits, and holds what it can."""
     os.set_blocking(fd, False)
+    widen(fd)
+    return fd
+
+
+def widen(fd: int) -> None:
+    """Let a pipe hold more, so that fewer turns move the same bytes."""
     try:
         fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
     except OSError:
-        pass  # beyond the user's pipe budget: slower, not wrong
-    return fd
+        pass  # no pipe, or beyond the user's pipe budget: slower, not wrong

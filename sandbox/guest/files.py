@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sandbox.guest.task import Task
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 ROWS = 500
 
 Mark = tuple[str, int, int, int, int, int, str]

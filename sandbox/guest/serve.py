@@ -11,10 +11,11 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Callable
 
 from sandbox.guest import commit, files, recover, upper
-from sandbox.guest.command import Command
+from sandbox.guest.command import Command, widen
 from sandbox.guest.task import Task, Work
 from sandbox.wire import (
     CLOSE,
@@ -25,16 +26,20 @@ from sandbox.wire import (
     OPEN,
     RESET,
     VERSION,
+    Chunk,
     Decoder,
     Frame,
     WireError,
     control_frame,
     credit_of,
+    data_of,
     object_of,
 )
 
 Ready = Callable[[int], None]
 CHUNK = 256 * 1024
+PIECES = 16
+"""Of the queue, in one call."""
 MAX_COMMANDS = 64
 ABANDON_S = 30.0
 STALL_S = 3
@@ -66,6 +71,8 @@ class Guest:
         self._in, self._out = stdin, stdout
         os.set_blocking(stdin, False)
         os.set_blocking(stdout, False)
+        for fd in (stdin, stdout):
+            widen(fd)
         self._decoder = Decoder()
         self._greeted = False
         self._last_channel = 0
@@ -77,7 +84,7 @@ class Guest:
         self._ready: dict[int, Ready] = {}
         self._buffer = memoryview(bytearray(CHUNK))
         self._lock = threading.Lock()
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[Chunk] = deque()
         self._loop = threading.get_ident()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
@@ -133,40 +140,47 @@ class Guest:
 
     # -- frames out ------------------------------------------------------------------------------------------
 
-    def send(self, encoded: bytes) -> None:
-        """Send one frame, from any thread; what the pipe does not take at once waits in the queue."""
+    def send(self, head: bytes, body: Chunk = b"") -> None:
+        """Send one frame, from any thread; what the pipe does not take at once waits in the queue.
+
+        On the loop's own thread `body` may change after the call, on others it may not.
+        """
         if threading.get_ident() != self._loop:
             with self._lock:
-                self._queue.append(encoded)
+                self._queue.extend((head, body))
             self.wake()
-            return
-        if self._queue:
+        elif self._queue:
             with self._lock:
-                self._queue.append(encoded)
-        elif not self._write(encoded):
-            return
-        self._flush(self._out)
+                self._queue.extend((head, bytes(body)))
+            self._flush(self._out)
+        elif left := self._write((head, body)):
+            with self._lock:
+                self._queue.extendleft(map(bytes, reversed(left)))
+            self._flush(self._out)
 
-    def _write(self, encoded: bytes) -> bool:
-        """Whether something is left, at the head of the queue."""
+    def _write(self, pieces: Sequence[Chunk]) -> list[Chunk]:
+        """What the pipe did not take."""
         try:
-            count = os.write(self._out, encoded)
+            count = os.writev(self._out, pieces)
         except BlockingIOError:
             count = 0
         except OSError:
             self._closed = True
-            return False
-        if count == len(encoded):
-            return False
-        with self._lock:
-            self._queue.appendleft(encoded[count:])
-        return True
+            return []
+        left: list[Chunk] = []
+        for piece in pieces:
+            if count < len(piece):
+                left.append(memoryview(piece)[count:] if count else piece)
+            count = max(0, count - len(piece))
+        return left
 
     def _flush(self, fd: int) -> None:
         while self._queue:
             with self._lock:
-                head = self._queue.popleft()
-            if self._write(head):
+                pieces = [self._queue.popleft() for _ in range(min(len(self._queue), PIECES))]
+            if left := self._write(pieces):
+                with self._lock:
+                    self._queue.extendleft(reversed(left))
                 self.watch_write(fd, self._flush)
                 return
         self.forget(fd)
@@ -201,14 +215,14 @@ class Guest:
         else:
             self._pass_on(kind, number, payload)
 
-    def _pass_on(self, kind: int, number: int, payload: bytes) -> None:
+    def _pass_on(self, kind: int, number: int, payload: bytes | bytearray) -> None:
         channel = self._channels.get(number)
         if channel is None:
             if number > self._last_channel or number == 0:
                 raise WireError(f"a frame for channel {number} that was never opened")
             return  # it just ended
         if kind == DATA:
-            channel.data(payload)
+            channel.data(data_of(payload))
         elif kind == END:
             channel.end()
         elif kind == CREDIT:

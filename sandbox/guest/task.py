@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
-from sandbox.wire import CLOSE, WINDOW, Records, control_frame, credit_frame, data_frame, record
+from sandbox.wire import CLOSE, WINDOW, Chunk, Records, control_frame, credit_frame, data_head, record
 
 if TYPE_CHECKING:
     from sandbox.guest.serve import Guest
 
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 
 Work = Callable[["Task", dict[str, Any]], dict[str, Any]]
 
@@ -60,7 +60,7 @@ class Task:
         self.guest.wake()
 
     def send(self, chunk: bytes) -> None:
-        """Bytes to the host, waiting for credit. Raises Gone."""
+        """Bytes to the host, waiting for credit. They are not copied. Raises Gone."""
         view = memoryview(chunk)
         while view:
             with self._change:
@@ -69,7 +69,7 @@ class Task:
                     raise Gone
                 count = min(len(view), self._credit, CHUNK)
                 self._credit -= count
-            self.guest.send(data_frame(self.channel, 1, bytes(view[:count])))
+            self.guest.send(data_head(self.channel, 1, count), view[:count])
             view = view[count:]
 
     def send_record(self, value: Any) -> None:
@@ -84,22 +84,27 @@ class Task:
                     break
                 if self._reset or self._ended:
                     raise Gone
+                self._give_back()  # what is there is not enough
                 self._change.wait()
-            consumed = 0
-            if len(self._input) < WINDOW // 2:  # else the host, faster than our disk, would fill our memory
-                consumed, self._waiting = self._waiting, 0
+            # Not each time: a word to the host costs more than a piece. And not before the disk has kept up with the host, who
+            # would fill our memory.
+            if self._waiting >= WINDOW // 4 and len(self._input) < WINDOW // 2:
+                self._give_back()
+        return value
+
+    def _give_back(self) -> None:
+        consumed, self._waiting = self._waiting, 0
         if consumed:
             self.guest.send(credit_frame(self.channel, consumed))
-        return value
 
     def receive_record(self) -> Any:
         """The next JSON record from the host. Raises Gone when the stream ended first."""
         return self._pull(self._input.record)
 
-    def receive(self, limit: int) -> bytes:
+    def receive(self, limit: int) -> Chunk:
         """Between 1 and `limit` raw bytes from the host. Raises Gone."""
-        chunk = self._pull(lambda: self._input.raw(limit))
-        return bytes(chunk)
+        chunk: Chunk = self._pull(lambda: self._input.raw(limit))
+        return chunk
 
     # -- on the loop's thread --------------------------------------------------------------------------------
 
@@ -109,11 +114,11 @@ class Task:
             self._credit += count
             self._change.notify_all()
 
-    def data(self, payload: bytes) -> None:
+    def data(self, chunk: Chunk) -> None:
         """More bytes from the host; credit goes back when the operation takes them."""
         with self._change:
-            self._input.feed(payload[1:])
-            self._waiting += len(payload) - 1
+            self._input.feed(chunk)
+            self._waiting += len(chunk)
             self._change.notify_all()
 
     def end(self) -> None:

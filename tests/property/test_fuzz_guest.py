@@ -85,7 +85,7 @@ def serve(stream: bytes) -> None:
     except WireError:
         pass
     finally:
-        assert len(guest._decoder._buffer) <= wire.MAX_PAYLOAD + 9
+        assert len(guest._decoder) <= wire.MAX_PAYLOAD + 9
         guest.close()
         theirs.close()
         os.close(fd)

@@ -134,7 +134,7 @@ def talk(liar: Liar, ask: Callable[[Mux], Coroutine[Any, Any, object]]) -> None:
                 held = [sum(len(c) for _, c in channel._inbox) for channel in mux._channels.values()]
                 assert all(count <= wire.WINDOW for count in held)
                 tasks.cancel_scope.cancel()
-            assert len(mux._decoder._buffer) <= wire.MAX_PAYLOAD + 9
+            assert len(mux._decoder) <= wire.MAX_PAYLOAD + 9
 
     anyio.run(main)
 

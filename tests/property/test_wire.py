@@ -41,7 +41,7 @@ def test_frames_do_not_depend_on_how_they_arrive(frames: list[Frame], places: li
     for piece in cut(b"".join(wire.frame(*f) for f in frames), places):
         found += decoder.feed(piece)
     assert found == frames
-    assert not decoder._buffer
+    assert len(decoder) == 0
 
 
 @given(st.lists(st.binary(max_size=60), max_size=10), FRAMES)
@@ -55,7 +55,7 @@ def test_garbage_is_a_typed_error_and_never_kept(chunks: list[bytes], frames: li
                 assert len(frame.payload) <= MAX_PAYLOAD
     except WireError:
         return
-    assert len(decoder._buffer) <= MAX_PAYLOAD + 9
+    assert len(decoder) <= MAX_PAYLOAD + 9
 
 
 @given(st.binary(max_size=200))
