@@ -85,16 +85,20 @@ def _models(places: Places) -> list[Finding]:
     """Keys by the names of their variables, never their values; the local model's weights."""
     import importlib.util
 
-    from massgen.config.backends import all_variables, spellings
+    from massgen.config.backends import providers, spellings
     from massgen.config.keys import environment
     from massgen.models.pinned import QWEN_CODER, models_folder, usable
 
     env = environment(os.environ, places)
-    names = [n for variable in all_variables() for n in spellings(variable) if env.get(n)]
     none = "export ANTHROPIC_API_KEY or OPENAI_API_KEY, or put it into ./.env; `massgen demo` needs none"
-    keys = Finding(name="keys", state="ok", detail=", ".join(names) + " (they stay on this side)")
-    if not names:
-        keys = Finding(name="keys", state="warning", detail="none is set", remedy=none)
+    keys = [
+        Finding(name=f"key for {who}", state="ok", detail=f"{env.where(name)} (it stays on this side)")
+        for variable, who in providers().items()
+        for name in spellings(variable)
+        if env.get(name, "").strip()
+    ]
+    if not keys:
+        keys = [Finding(name="keys", state="warning", detail="none is set", remedy=none)]
     weights = models_folder(os.environ) / QWEN_CODER.file_name
     if importlib.util.find_spec("xllamacpp") is None:
         local = Finding(name="local model", state="warning", detail="not installed", remedy="pip install 'massgen[local]'")
@@ -102,7 +106,7 @@ def _models(places: Places) -> list[Finding]:
         local = Finding(name="local model", state="warning", detail="not fetched yet", remedy="massgen demo fetches it")
     else:
         local = Finding(name="local model", state="ok", detail=QWEN_CODER.name)
-    return [keys, local]
+    return [*keys, local]
 
 
 def _state(places: Places) -> Finding:

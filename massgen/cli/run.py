@@ -23,6 +23,12 @@ DISPLAYS = ("rich_terminal", "terminal", "simple")
 @click.option("--model", default="", metavar="NAME", help="One agent with this model; its name picks the backend.")
 @click.option("--backend", default="", metavar="TYPE", help="The model's backend: chatcompletion, claude, local.")
 @click.option("--base-url", "--base_url", default="", metavar="URL", help="An OpenAI-compatible endpoint.")
+@click.option(
+    "--agents",
+    default="",
+    metavar="A,B",
+    help="These of the config's team; without a team these models, or backend:model.",
+)
 @click.option("--system-message", default="", metavar="TEXT", help="What the agent is told about its role.")
 @click.option("--read", multiple=True, metavar="PATH", help="Show a file or folder to the agents. Repeatable.")
 @click.option(
@@ -73,6 +79,8 @@ def command(prompt: str, **given: object) -> int:
     from massgen.cli.running import Options, run_command
     from massgen.config.load import Flags
 
+    if given["agents"] and given["model"]:
+        raise click.UsageError("--agents and --model both say who runs; give one of them")
     mode = cast("WriteMode | None", given["write_mode"])  # click.Choice allows only these
     if given["apply_"]:
         if mode not in (None, "apply"):
@@ -82,6 +90,7 @@ def command(prompt: str, **given: object) -> int:
     words = {name: str(given[name]) for name in names}
     flags = Flags(
         **words,
+        agents=_listed(str(given["agents"])),
         read=_words(given["read"]),
         write=_words(given["write"]),
         write_mode=mode,
@@ -105,6 +114,11 @@ def command(prompt: str, **given: object) -> int:
 
 def _words(values: object) -> tuple[str, ...]:
     return tuple(str(v) for v in values) if isinstance(values, tuple) else ()
+
+
+def _listed(typed: str) -> tuple[str, ...]:
+    """The words between commas."""
+    return tuple(word for part in typed.split(",") if (word := part.strip()))
 
 
 def _prompt(typed: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from massgen.config.backends import BACKENDS, TABLE, BackendType, backend_for
 from massgen.config.keys import base_url, find_key
 from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig
+from massgen.config.names import did_you_mean
 from massgen.config.schema import RawAgent, RawBackend, RawConfig, RawParams, RawPath, check_backend_type, unknown_backend
 from massgen.config.source import Document, Path_
 from massgen.errors import ConfigError
@@ -52,14 +54,24 @@ class Member:
 
 
 def team(
-    single: Single, document: Document, raw: RawConfig, *, folder: Path, env: Mapping[str, str], notices: list[str]
+    single: Single,
+    document: Document,
+    raw: RawConfig,
+    *,
+    folder: Path,
+    env: Mapping[str, str],
+    notices: list[str],
+    only: Sequence[str] = (),
 ) -> tuple[Member, ...]:
     """The agents in registration order. Appends to `notices`. Raises ConfigError.
 
+    `only`: ids of the team that are to take part; without a team in the file, models to make one of.
     `folder` is where the config file lies: `script` is relative to it, being part of the config.
     """
     if single:
         return (Member(agent=_from_flags(single, env)),)
+    if only and raw.agent is None and not raw.agents:
+        return tuple(Member(agent=agent) for agent in _quick(only, single, env))
     listed: list[tuple[Path_, RawAgent]] = [(("agents", i), a) for i, a in enumerate(raw.agents or ())]
     if raw.agent is not None:
         listed = [(("agent",), raw.agent)]
@@ -81,7 +93,30 @@ def team(
         message = single.system_message or item.system_message
         agent = AgentConfig(id=item.id, backend=backend, system_message=message)
         out.append(Member(agent=agent, raw_paths=tuple(item.backend.context_paths), at=(*at, "backend", "context_paths")))
-    return tuple(out)
+    return _chosen(out, only, document.name) if only else tuple(out)
+
+
+def _chosen(members: Sequence[Member], only: Sequence[str], name: str) -> tuple[Member, ...]:
+    """Those of the team that the user named, in that order."""
+    by_id = {member.agent.id: member for member in members}
+    for wanted in only:
+        if wanted not in by_id:
+            near = difflib.get_close_matches(wanted, by_id, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise ConfigError(f"--agents: {name} has no agent `{wanted[:60]}`{hint} (it has {', '.join(by_id)})")
+    return tuple(by_id[wanted] for wanted in dict.fromkeys(only))
+
+
+def _quick(only: Sequence[str], single: Single, env: Mapping[str, str]) -> list[AgentConfig]:
+    """A team without a file: names of models, or `backend:model`; the same one twice is two agents."""
+    out: list[AgentConfig] = []
+    for wanted in only:
+        kind, _, model = wanted.partition(":")
+        named = replace(single, backend=kind, model=model) if kind in BACKENDS and model else replace(single, model=wanted)
+        agent = _from_flags(named, env)
+        same = sum(other.id == agent.id or other.id.startswith(f"{agent.id}-") for other in out)
+        out.append(replace(agent, id=f"{agent.id}-{same + 1}" if same else agent.id))
+    return out
 
 
 def _backend(
@@ -101,7 +136,7 @@ def _backend(
         url = url or env.get("AZURE_OPENAI_ENDPOINT", "")
     if not url and not TABLE[kind].url and "base_url" in TABLE[kind].takes:
         raise document.error(at, f"needs the key `base_url`: the backend `{kind}` has an endpoint for each customer")
-    secret, source = find_key(kind, url, raw.api_key, env)
+    secret, source = find_key(kind, url, raw.api_key, env, clear=bool(raw.allow_http))
     if source and secret is None:
         raise document.error(at, _no_key(source, model))
     asked = _Asked(raw, params, TABLE[kind].takes)
@@ -198,6 +233,8 @@ def _ignored(raw: RawBackend, params: RawParams) -> list[str]:
         for key in sorted(TABLE[kind].ignores)
         if getattr(raw, key) is not None or getattr(params, key, None) is not None
     ]
+    if raw.allow_http and (raw.base_url or "").startswith("http:"):
+        out.append(f"`allow_http`: the key for {raw.base_url} is sent unencrypted, for everybody in between to read")
     hosted = raw.enable_web_search or raw.enable_code_execution or params.enable_web_search or params.enable_code_execution
     if hosted and _tools_exclude_hosted(raw.model or ""):
         out.append(
@@ -250,7 +287,10 @@ def _kind(single: Single) -> BackendType:
         return "local"
     if known := backend_for(single.model):
         return known
-    raise ConfigError(f"no backend is known for the model {single.model!r}; add --backend ({', '.join(BACKENDS)}) or --base-url")
+    raise ConfigError(
+        f"no backend is known for the model {single.model[:100]!r}{did_you_mean(single.model)} "
+        f"(else add --backend TYPE, one of {', '.join(BACKENDS)}, or --base-url URL)"
+    )
 
 
 def _id(model: str) -> str:

@@ -32,7 +32,7 @@ BACKENDS: Final[tuple[BackendType, ...]] = get_args(BackendType)
 Protocol = Literal["responses", "chat", "messages", "generate", "embedded", "recorded"]
 
 SAMPLING: Final = frozenset({"temperature", "top_p", "max_tokens"})
-REMOTE: Final = frozenset({"api_key", "base_url", "extra_body"})
+REMOTE: Final = frozenset({"api_key", "base_url", "allow_http", "extra_body"})
 SEARCH: Final = frozenset({"enable_web_search", "max_search_results", "search_mode", "return_citations"})
 CODE: Final = frozenset({"enable_code_execution", "enable_code_interpreter"})
 
@@ -178,6 +178,9 @@ def spellings(variable: str) -> tuple[str, ...]:
     return (variable, *_ALSO.get(variable, ()))
 
 
-def all_variables() -> tuple[str, ...]:
-    """Every variable that can hold a key of ours, for `doctor`."""
-    return tuple(dict.fromkeys([*(row.variable for row in TABLE.values() if row.variable), *_HOSTS.values(), OTHER_HOST]))
+def providers() -> dict[str, str]:
+    """Whose key each variable holds, in words, for `doctor` and `massgen models`."""
+    found: dict[str, str] = {row.variable: name for name, row in TABLE.items() if row.variable}
+    for name, preset in PRESETS.items():
+        found.setdefault(preset.variable, name)
+    return {**found, OTHER_HOST: "other servers"}

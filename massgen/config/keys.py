@@ -20,12 +20,29 @@ from massgen.errors import ConfigError
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*\Z")
 
 
-def environment(env: Mapping[str, str], places: Places) -> dict[str, str]:
+class Environment(dict[str, str]):
+    """Variables by name, and of those that came from a file, which."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        super().__init__(env)
+        self.files: dict[str, str] = {}
+        """By name: the file as a user would write it. What is not in it was in the process's own environment."""
+
+    def where(self, name: str) -> str:
+        """The variable for people: `OPENAI_API_KEY`, or `OPENAI_API_KEY in ./.env`."""
+        return f"{name} in {self.files[name]}" if name in self.files else name
+
+
+def environment(env: Mapping[str, str], places: Places) -> Environment:
     """The process environment, filled up (never overridden) from the two `.env` files."""
-    out = dict(env)
-    for path in (places.cwd / ".env", places.user_config / ".env"):
-        for name, value in _dotenv(path).items():
-            out.setdefault(name, value)
+    out = Environment(env)
+    own = places.user_config / ".env"
+    shown = f"~/{own.relative_to(places.home)}" if own.is_relative_to(places.home) else str(own)
+    for path, name in ((places.cwd / ".env", "./.env"), (own, shown)):
+        for variable, value in _dotenv(path).items():
+            if variable not in out:
+                out[variable] = value
+                out.files[variable] = name
     return out
 
 
@@ -88,17 +105,19 @@ def key_variable(backend: BackendType, url: str) -> str:
     return "" if url and is_this_machine(url) else variable_for(backend, url)
 
 
-def find_key(backend: BackendType, url: str, given: str | None, env: Mapping[str, str]) -> tuple[Secret | None, str]:
+def find_key(
+    backend: BackendType, url: str, given: str | None, env: Mapping[str, str], *, clear: bool = False
+) -> tuple[Secret | None, str]:
     """The key and where it came from: `api_key` of the config first, else the endpoint's variable.
 
     (None, "") when none is needed; (None, VARIABLE) when the variable is needed and not set. Raises ConfigError when a key
-    would travel in the clear.
+    would travel in the clear, unless that is what the user wants (`clear`).
     """
     if "api_key" not in TABLE[backend].takes:
         return None, ""
     variable = key_variable(backend, url)
-    key, source = (given.strip(), "config") if given else _looked_up(variable, env)
-    if key:
+    key, source = (given.strip(), _said_by(given.strip(), variable, env)) if given else _looked_up(variable, env)
+    if key and not clear:
         _check_clear(url, source)
     return (Secret(key) if key else None), source
 
@@ -106,13 +125,26 @@ def find_key(backend: BackendType, url: str, given: str | None, env: Mapping[str
 def _looked_up(variable: str, env: Mapping[str, str]) -> tuple[str, str]:
     for name in spellings(variable) if variable else ():
         if value := env.get(name, "").strip():
-            return value, name
+            return value, where(env, name)
     return "", variable
+
+
+def _said_by(given: str, variable: str, env: Mapping[str, str]) -> str:
+    """Where a key of the config came from: `api_key: ${VARIABLE}` has been replaced by its value when it arrives here."""
+    names = [*spellings(variable), *env] if variable else list(env)
+    found = next((name for name in names if given and env.get(name, "").strip() == given), "")
+    return where(env, found) if found else "config"
+
+
+def where(env: Mapping[str, str], name: str) -> str:
+    """A variable for people, with its file if it stands in one."""
+    return env.where(name) if isinstance(env, Environment) else name
 
 
 def _check_clear(url: str, source: str) -> None:
     if urlsplit(url).scheme == "http" and not is_this_machine(url):
         raise ConfigError(
             f"the key from {source} would be sent to {url} unencrypted, for everybody in between to read; use https, "
-            "or, for a server that checks no key, give neither api_key nor the variable"
+            "or, for a server that checks no key, give neither api_key nor the variable; `allow_http: true` beside base_url "
+            "in a config sends it all the same"
         )

@@ -61,6 +61,8 @@ class Flags:
     backend: str = ""
     base_url: str = ""
     system_message: str = ""
+    agents: tuple[str, ...] = ()
+    """Ids of the config's team; without a team, models."""
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     verify: str = ""
@@ -134,7 +136,7 @@ def _config(found: _Found) -> Config:
     raw, flags = found.raw, found.flags
     single = Single(model=flags.model, backend=flags.backend, base_url=flags.base_url, system_message=flags.system_message)
     folder = found.path.parent if found.path else found.places.cwd
-    members = team(single, found.document, raw, folder=folder, env=found.env, notices=found.notices)
+    members = team(single, found.document, raw, folder=folder, env=found.env, notices=found.notices, only=flags.agents)
     if found.origin == "project":
         _require_below(found, [m.agent.backend.script for m in members if m.agent.backend.script])
     shared, is_default = _shared_paths(found, members)
@@ -321,7 +323,7 @@ def _require_modest(document: Document) -> None:
         holders.append(((*at, "backend"), agent.get("backend") if isinstance(agent, dict) else None))
     sandbox = document.data.get("sandbox")
     for at, holder in [*holders, (("sandbox",), sandbox)]:
-        for key in ("prepare", "prepare_files") if holder is sandbox else ("base_url", "api_key", "extra_body"):
+        for key in ("prepare", "prepare_files") if holder is sandbox else ("base_url", "allow_http", "api_key", "extra_body"):
             if isinstance(holder, dict) and key in holder:
                 raise document.error(
                     (*at, key), f"a config found in the project may not set this; trust it with --config {document.name}"

@@ -58,6 +58,7 @@ class RawBackend(_Raw):
     model: str | None = None
     api_key: str | None = None
     base_url: str | None = None
+    allow_http: bool | None = None
     cwd: str | None = None
     api_version: str | None = None
     temperature: Temperature | None = None

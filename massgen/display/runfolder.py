@@ -17,6 +17,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
+from massgen.display import costs
 from massgen.display.story import Story
 from massgen.display.text import block, duration_text, line
 from massgen.errors import ConfigError
@@ -163,6 +164,7 @@ class RunFolder:
             "verified": {answer: verdict.summary for answer, verdict in story.verified.items()},
             "written": list(story.applied.files) if story.applied else [],
             "usage": {agent: asdict(usage) for agent, usage in story.usage.items()},
+            "costs": costs.plain(story),
             "seconds": event.seconds,
         }
         self._write_json("result.json", result)

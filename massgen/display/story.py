@@ -13,6 +13,7 @@ from massgen.events.types import (
     Conflicted,
     DebateStarted,
     Event,
+    LookStarted,
     ModelCalled,
     Notice,
     Presented,
@@ -23,6 +24,26 @@ from massgen.events.types import (
     VoteCast,
 )
 from massgen.messages import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What some calls took."""
+
+    calls: int = 0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    """Of the calls whose price is known."""
+    unpriced: int = 0
+    """Calls whose price nobody knows."""
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            calls=self.calls + other.calls,
+            usage=self.usage + other.usage,
+            cost_usd=self.cost_usd + other.cost_usd,
+            unpriced=self.unpriced + other.unpriced,
+        )
 
 
 @dataclass(kw_only=True)
@@ -45,14 +66,10 @@ class Story:
     excluded: dict[str, str] = field(default_factory=dict)
     """Why, by agent id."""
     warnings: list[str] = field(default_factory=list)
-    usage: dict[str, Usage] = field(default_factory=dict)
-    """By agent id."""
-    calls: int = 0
-    cost_usd: float = 0.0
-    """Of the calls whose price is known."""
-    unpriced: int = 0
-    """Calls whose price nobody knows."""
+    spent: dict[tuple[str, str], Spent] = field(default_factory=dict)
+    """By agent id and phase (coordination, final), in the order of their first calls."""
     _names: dict[str, str] = field(default_factory=dict)
+    _phases: dict[str, str] = field(default_factory=dict)
 
     def feed(self, envelope: Envelope) -> None:
         """Take one event."""
@@ -68,19 +85,23 @@ class Story:
         elif isinstance(event, VoteCast):
             self.votes = [v for v in self.votes if v.agent != event.agent]
             self.votes.append(event)
+        elif isinstance(event, LookStarted):
+            self._phases[event.agent] = event.phase
+        elif isinstance(event, ModelCalled):
+            self._count(event)
         else:
             self._outcome(event)
+
+    def _count(self, event: ModelCalled) -> None:
+        whose = self.name(event.agent), self._phases.get(event.agent, "coordination")
+        cost = event.cost_usd
+        one = Spent(calls=1, usage=event.usage, cost_usd=cost or 0.0, unpriced=int(cost is None))
+        self.spent[whose] = self.spent.get(whose, Spent()) + one
 
     def _outcome(self, event: Event) -> None:
         match event:
             case Verified():
                 self.verified[event.answer] = event
-            case ModelCalled():
-                name = self.name(event.agent)
-                self.usage[name] = self.usage.get(name, Usage()) + event.usage
-                self.calls += 1
-                self.cost_usd += event.cost_usd or 0.0
-                self.unpriced += event.cost_usd is None
             case AgentExcluded():
                 self.excluded[self.name(event.agent)] = event.why
             case Selected():
@@ -108,9 +129,17 @@ class Story:
         return tuple(self._names.values())
 
     @property
-    def total(self) -> Usage:
-        """All tokens."""
-        return sum(self.usage.values(), Usage())
+    def all_spent(self) -> Spent:
+        """Of the whole run."""
+        return sum(self.spent.values(), Spent())
+
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """Tokens by agent id."""
+        found: dict[str, Usage] = {}
+        for (agent, _), spent in self.spent.items():
+            found[agent] = found.get(agent, Usage()) + spent.usage
+        return found
 
     def at(self, ts: str) -> float:
         """Seconds since the start of the run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
+from massgen.display.costs import table
 from massgen.display.story import Story
 from massgen.display.text import count, duration_text, line
 
@@ -23,6 +24,7 @@ def lines(story: Story) -> tuple[tuple[str, str], ...]:
         ("files", _files(story)),
         ("tokens", _tokens(story)),
         ("cost", _cost(story)),
+        *_table(story),
         ("time", duration_text(story.finished.seconds) if story.finished else ""),
         ("result", _result(story)),
         ("next", _next(story)),
@@ -84,20 +86,24 @@ def _some(files: tuple[str, ...]) -> str:
 
 
 def _tokens(story: Story) -> str:
-    total = story.total
-    if not story.calls:
-        return ""
+    total = story.all_spent.usage
     if not total.input_tokens + total.output_tokens:
         return ""
     cached = f" ({total.cached_tokens:,} cached)" if total.cached_tokens else ""
-    return f"{total.input_tokens:,} in{cached}, {total.output_tokens:,} out, {count(story.calls, 'call')}"
+    return f"{total.input_tokens:,} in{cached}, {total.output_tokens:,} out, {count(story.all_spent.calls, 'call')}"
 
 
 def _cost(story: Story) -> str:
-    if not story.cost_usd:
+    spent = story.all_spent
+    if not spent.cost_usd:
         return ""
-    unknown = f", without {count(story.unpriced, 'call')} of unknown price" if story.unpriced else ""
-    return f"${story.cost_usd:.4f}{unknown}"
+    unknown = f", without {count(spent.unpriced, 'call')} of unknown price" if spent.unpriced else ""
+    return f"${spent.cost_usd:.4f}{unknown}"
+
+
+def _table(story: Story) -> tuple[tuple[str, str], ...]:
+    """Where the tokens went, when there were any."""
+    return tuple(("", row) for row in table(story)) if _tokens(story) else ()
 
 
 def _result(story: Story) -> str:

@@ -67,6 +67,7 @@ async def assemble(
 ) -> Reply:
     """The reply. Raises: ModelError, Refusal (from `heard`)."""
     chars = 0
+    tail = ""
     async with aclosing(heard) as all_heard:
         async for event, whole in all_heard:
             try:
@@ -75,6 +76,7 @@ async def assemble(
                 raise endpoint.garbage(f"{error!r}") from endpoint.cause(error)
             for piece in pieces:
                 chars += len(piece.text)
+                tail = _without_key(endpoint, tail, piece.text)
                 if on_piece is not None and piece.text:
                     on_piece(piece)
             if chars > MAX_CHARS:
@@ -82,3 +84,16 @@ async def assemble(
     if not assembly.complete():
         raise endpoint.cut_off() if assembly.seen else endpoint.garbage("nothing in it")
     return assembly.reply()
+
+
+def _without_key(endpoint: Endpoint, tail: str, text: str) -> str:
+    """The end of what was said so far, as long as a key. Raises: BadReply: the key is in it.
+
+    Only a server that repeats the headers of its requests says it; in a reply it would go into the log and into containers.
+    """
+    if not endpoint.key:
+        return ""
+    said = tail + text
+    if endpoint.key in said:
+        raise endpoint.garbage("it repeats the key")
+    return said[-len(endpoint.key) :]

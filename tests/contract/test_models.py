@@ -17,7 +17,17 @@ from massgen.models.claude import MAX_TOKENS, ClaudeModel
 from massgen.models.gemini import GeminiModel
 from massgen.models.openai_sdk import OpenAIClient
 from massgen.models.responses import ResponsesModel
-from tests.support.fake_provider import CUT_CALL, DETAIL, REASONING, REDACTED, THINKING, WORDS, FakeProvider, fake_provider
+from tests.support.fake_provider import (
+    CUT_CALL,
+    DETAIL,
+    REASONING,
+    REDACTED,
+    THINKING,
+    WORDS,
+    FakeProvider,
+    Script,
+    fake_provider,
+)
 
 KEY = "sk-test-0123456789abcdef"
 SHELL = ToolSpec(name="shell", description="Run a command.", parameters={"type": "object", "properties": {}})
@@ -182,6 +192,15 @@ async def test_a_failure_says_how_long_to_wait_and_whether_it_costs(
     """What a provider names is kept as a number; only a reply that had begun may be on the bill."""
     error = await failure(model, provider, mode)
     assert (error.retry_after_s, error.unbilled) == (wait_s, unbilled)
+
+
+@pytest.mark.parametrize("words", [["Your key: ", KEY], ["Your key: ", KEY[:9], KEY[9:]]])
+async def test_a_server_that_repeats_the_key_is_not_listened_to(model: Model, provider: FakeProvider, words: list[str]) -> None:
+    """A reply with the key in it, also in pieces, would reach the log and the containers: an error that does not show it."""
+    provider.think = lambda _: Script(words=words)
+    error = await failure(model, provider, "text")
+    assert isinstance(error, BadReply)
+    assert "repeats the key" in str(error)
 
 
 async def test_a_flood_from_a_provider_does_not_fill_the_memory(model: Model, provider: FakeProvider) -> None:

@@ -55,6 +55,12 @@ PROBES = {
     "43": "metadata services, the gateway, the host by name",
     "44": "a port of the host, or of another sandbox",
     "45": "link-local and multicast addresses",
+    # the line to the provider
+    "46": "smuggle a model, an address, a header, a hosted tool or a reference into a request",
+    "47": "flood the line to the relay, forge results, nest without end",
+    "48": "ask the model ten thousand times",
+    "49": "find a key: environments, command lines, labels, files, core files",
+    "50": "carry data out in the fields of a request",
     # limits and ends
     "51": "a bomb of processes",
     "52": "a bomb of threads",

@@ -1,10 +1,10 @@
-"""A provider on this machine that speaks Chat Completions and Messages over real HTTP, and fails as it is told to."""
+"""A provider on this machine that speaks four protocols over real HTTP, and says or fails as it is told to."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +35,8 @@ class Script:
     calls: list[tuple[str, str]] = field(default_factory=list)
     stop: str = "end"
     thinking: bool = False
+    tokens: tuple[int, int, int, int] = (120, 100, 30, 12)
+    """Input (cached ones included), cached, output (reasoning included), reasoning: by our own rule."""
 
 
 SCRIPTS = {
@@ -66,6 +68,10 @@ class FakeProvider:
 
     def __init__(self) -> None:
         self.mode = "text"
+        self.think: Callable[[dict[str, Any]], Script] | None = None
+        """Given the request, what to say: instead of the mode's script."""
+        self.told: list[tuple[int, int, int, int]] = []
+        """The tokens of every reply that went out whole, as the bill would have them."""
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
@@ -132,8 +138,10 @@ class _Answer(BaseHTTPRequestHandler):
         elif mode == "ignores_streaming" or not body.get("stream"):
             self.send("application/json", json.dumps(wire.whole(SCRIPTS["text"])).encode())
         else:
+            script = self.provider.think(body) if self.provider.think else SCRIPTS.get(mode, SCRIPTS["text"])
             try:
-                self.stream(wire, mode)
+                self.stream(wire, mode, script)
+                self.provider.told.append(script.tokens)
             except ConnectionError:
                 self.provider.hung_up.set()
                 self.close_connection = True
@@ -154,12 +162,12 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def stream(self, wire: Wire, mode: str) -> None:
+    def stream(self, wire: Wire, mode: str, script: Script) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        events = list(wire.events(SCRIPTS.get(mode, SCRIPTS["text"])))
+        events = list(wire.events(script))
         match mode:
             case "garbage":
                 self.chunk(events[0])
@@ -194,13 +202,16 @@ class _Chat:
     """Chat Completions."""
 
     STOPS: ClassVar = {"end": "stop", "tools": "tool_calls", "length": "length", "refusal": "content_filter"}
-    USAGE: ClassVar = {
-        "prompt_tokens": 120,
-        "completion_tokens": 30,
-        "total_tokens": 150,
-        "prompt_tokens_details": {"cached_tokens": 100},
-        "completion_tokens_details": {"reasoning_tokens": 12},
-    }
+
+    def usage(self, script: Script) -> dict[str, Any]:
+        given, cached, output, reasoning = script.tokens
+        return {
+            "prompt_tokens": given,
+            "completion_tokens": output,
+            "total_tokens": given + output,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
+        }
 
     def events(self, script: Script) -> Iterator[Event]:
         yield self._delta({"role": "assistant", "content": ""})
@@ -219,13 +230,13 @@ class _Chat:
                 if piece := args[start : start + 5]:
                     yield self._delta({"tool_calls": [{"index": number, "function": {"arguments": piece}}]})
         yield self._delta({}, self.STOPS[script.stop])
-        yield "", {"id": "x", "object": "chat.completion.chunk", "choices": [], "usage": self.USAGE}
+        yield "", {"id": "x", "object": "chat.completion.chunk", "choices": [], "usage": self.usage(script)}
         yield "", "[DONE]"
 
     def whole(self, script: Script) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(script.words)}
         choice = {"index": 0, "message": message, "finish_reason": self.STOPS[script.stop]}
-        return {"id": "x", "object": "chat.completion", "choices": [choice], "usage": self.USAGE}
+        return {"id": "x", "object": "chat.completion", "choices": [choice], "usage": self.usage(script)}
 
     def trouble(self) -> Event:
         return "error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
@@ -239,17 +250,22 @@ class _Messages:
     """Anthropic's Messages."""
 
     STOPS: ClassVar = {"end": "end_turn", "tools": "tool_use", "length": "max_tokens", "refusal": "refusal"}
-    USAGE: ClassVar = {
-        "input_tokens": 15,
-        "cache_read_input_tokens": 100,
-        "cache_creation_input_tokens": 5,
-        "output_tokens": 30,
-        "output_tokens_details": {"thinking_tokens": 12},
-    }
+
+    def usage(self, script: Script) -> dict[str, Any]:
+        given, cached, output, reasoning = script.tokens
+        written = min(5, given - cached)
+        return {
+            "input_tokens": given - cached - written,
+            "cache_read_input_tokens": cached,
+            "cache_creation_input_tokens": written,
+            "output_tokens": output,
+            "output_tokens_details": {"thinking_tokens": reasoning},
+        }
 
     def events(self, script: Script) -> Iterator[Event]:
         head = {"id": "x", "type": "message", "role": "assistant", "model": "m", "content": [], "stop_reason": None}
-        early = {key: value for key, value in self.USAGE.items() if key != "output_tokens_details"} | {"output_tokens": 1}
+        usage = self.usage(script)
+        early = {key: value for key, value in usage.items() if key != "output_tokens_details"} | {"output_tokens": 1}
         yield "message_start", {"type": "message_start", "message": {**head, "usage": early}}
         yield "ping", {"type": "ping"}
         number = 0
@@ -265,14 +281,14 @@ class _Messages:
             pieces = [{"type": "input_json_delta", "partial_json": args[at : at + 5]} for at in range(0, len(args), 5)]
             yield from self._block(place, {"type": "tool_use", "id": f"call_{name}", "name": name, "input": {}}, pieces)
         delta = {"stop_reason": self.STOPS[script.stop], "stop_sequence": None}
-        late = {"output_tokens": 30, "output_tokens_details": {"thinking_tokens": 12}}
+        late = {key: usage[key] for key in ("output_tokens", "output_tokens_details")}
         yield "message_delta", {"type": "message_delta", "delta": delta, "usage": late}
         yield "message_stop", {"type": "message_stop"}
 
     def whole(self, script: Script) -> dict[str, Any]:
         content = [{"type": "text", "text": "".join(script.words)}]
         head = {"id": "x", "type": "message", "role": "assistant", "model": "m", "content": content}
-        return {**head, "stop_reason": self.STOPS[script.stop], "usage": self.USAGE}
+        return {**head, "stop_reason": self.STOPS[script.stop], "usage": self.usage(script)}
 
     def trouble(self) -> Event:
         return "error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
@@ -294,16 +310,18 @@ class _Messages:
 class _Responses:
     """OpenAI's Responses."""
 
-    USAGE: ClassVar = {
-        "input_tokens": 120,
-        "input_tokens_details": {"cached_tokens": 100},
-        "output_tokens": 30,
-        "output_tokens_details": {"reasoning_tokens": 12},
-        "total_tokens": 150,
-    }
+    def usage(self, script: Script) -> dict[str, Any]:
+        given, cached, output, reasoning = script.tokens
+        return {
+            "input_tokens": given,
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens": output,
+            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "total_tokens": given + output,
+        }
 
     def events(self, script: Script) -> Iterator[Event]:
-        yield self._event("response.created", response=self._response([], "in_progress"))
+        yield self._event("response.created", response=self._response([], "in_progress", script))
         items = self._items(script)
         for index, item in enumerate(items):
             yield self._event("response.output_item.added", output_index=index, item=self._begun(item))
@@ -311,11 +329,11 @@ class _Responses:
                 yield self._event(kind, output_index=index, item_id=item["id"], delta=piece, content_index=0, summary_index=0)
             yield self._event("response.output_item.done", output_index=index, item=item)
         cut = script.stop == "length"
-        end = self._response(items, "incomplete" if cut else "completed")
+        end = self._response(items, "incomplete" if cut else "completed", script)
         yield self._event("response.incomplete" if cut else "response.completed", response=end)
 
     def whole(self, script: Script) -> dict[str, Any]:
-        return self._response(self._items(script), "completed")
+        return self._response(self._items(script), "completed", script)
 
     def trouble(self) -> Event:
         return "error", {"type": "error", "code": "server_error", "message": "Overloaded", "param": None, "sequence_number": 9}
@@ -350,9 +368,9 @@ class _Responses:
     def _event(self, kind: str, **more: Any) -> Event:
         return kind, {"type": kind, "sequence_number": 1, **more}
 
-    def _response(self, items: list[dict[str, Any]], status: str) -> dict[str, Any]:
+    def _response(self, items: list[dict[str, Any]], status: str, script: Script) -> dict[str, Any]:
         why = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        usage = None if status == "in_progress" else self.USAGE
+        usage = None if status == "in_progress" else self.usage(script)
         return {
             "id": "resp_1",
             "object": "response",
@@ -369,13 +387,16 @@ class _Gemini:
     """Google's generateContent."""
 
     STOPS: ClassVar = {"end": "STOP", "tools": "STOP", "length": "MAX_TOKENS", "refusal": "SAFETY"}
-    USAGE: ClassVar = {
-        "promptTokenCount": 120,
-        "cachedContentTokenCount": 100,
-        "candidatesTokenCount": 18,
-        "thoughtsTokenCount": 12,
-        "totalTokenCount": 150,
-    }
+
+    def usage(self, script: Script) -> dict[str, Any]:
+        given, cached, output, reasoning = script.tokens
+        return {
+            "promptTokenCount": given,
+            "cachedContentTokenCount": cached,
+            "candidatesTokenCount": output - reasoning,
+            "thoughtsTokenCount": reasoning,
+            "totalTokenCount": given + output,
+        }
 
     def events(self, script: Script) -> Iterator[Event]:
         parts: list[dict[str, Any]] = []
@@ -387,11 +408,11 @@ class _Gemini:
             parts.append({"functionCall": {"id": f"call_{name}", "name": name, "args": json.loads(args)}, **signed})
         for part in parts:
             yield "", self._chunk([part])
-        yield "", {**self._chunk([], self.STOPS[script.stop]), "usageMetadata": self.USAGE}
+        yield "", {**self._chunk([], self.STOPS[script.stop]), "usageMetadata": self.usage(script)}
 
     def whole(self, script: Script) -> dict[str, Any]:
         parts = [{"text": "".join(script.words)}]
-        return {**self._chunk(parts, self.STOPS[script.stop]), "usageMetadata": self.USAGE}
+        return {**self._chunk(parts, self.STOPS[script.stop]), "usageMetadata": self.usage(script)}
 
     def trouble(self) -> Event:
         return "", {"error": {"code": 503, "status": "UNAVAILABLE", "message": "Overloaded"}}

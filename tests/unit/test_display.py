@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from massgen.display import summary
+from massgen.display import costs, summary
 from massgen.display.plain import Progress
 from massgen.display.story import Story
 from massgen.display.text import block, bytes_text, count, duration_text, line
@@ -242,10 +242,45 @@ def test_the_summary_says_who_how_what_and_what_next():
         ("verify", "pass, 4 passed; before: FAIL 2/4"),
         ("files", "/p/a.py written"),
         ("tokens", "1,200 in (200 cached), 40 out, 1 call"),
+        ("", "agent    phase         calls  input  cached  output  reasoning  cost"),
+        ("", "careful  coordination      1  1,200     200      40          0     ?"),
         ("time", "25 s"),
         ("result", "applied"),
         ("next", "massgen diff · massgen undo"),
     )
+
+
+def test_what_a_run_took_is_told_by_agent_and_phase():
+    """Each call is in one row, the last row is the sum of the others, and an unknown price is not taken for zero."""
+
+    def called(agent: str, cost: float | None, *figures: int) -> ModelCalled:
+        used = dict(zip(("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"), figures, strict=True))
+        return ModelCalled(agent=agent, model="m", usage=Usage(**used), seconds=1.0, cost_usd=cost)
+
+    story = told(
+        [
+            START,
+            LookStarted(agent="agent1", answers=()),
+            called("agent1", 0.5, 1000, 100, 20, 5),
+            called("agent1", 0.25, 2000, 200, 30, 0),
+            called("agent2", None, 7, 0, 3, 0),
+            LookStarted(agent="agent1", answers=(), phase="final"),
+            called("agent1", 0.125, 4000, 4000, 1, 1),
+            LookStarted(agent="agent2", answers=()),
+            called("agent2", 0.0, 1, 0, 1, 0),
+        ]
+    )
+    assert costs.table(story) == (
+        "agent    phase         calls  input  cached  output  reasoning         cost",
+        "careful  coordination      2  3,000     300      50          5      $0.7500",
+        "bold     coordination      2      8       0       4          0       $0 + ?",
+        "careful  final             1  4,000   4,000       1          1      $0.1250",
+        "all                        5  7,008   4,300      55          6  $0.8750 + ?",
+    )
+    rows = costs.plain(story)
+    assert sum(row["input_tokens"] for row in rows) == story.all_spent.usage.input_tokens == 7008
+    assert [row["cost_usd"] for row in rows] == [0.75, 0.0, 0.125]
+    assert costs.table(told([START])) == ()
 
 
 @pytest.mark.parametrize(
