@@ -24,7 +24,7 @@ fuzz:  ## the property tests with 50,000 examples each; half an hour and more
 
 bench:  ## ratios against subprocess and docker, side by side
 	@scripts/bootstrap
-	@$(PY) benchmarks/first.py
+	@$(PY) benchmarks/sandbox.py; sandbox=$$?; $(PY) benchmarks/run.py && exit $$sandbox
 
 demo:  ## two agents fix a bug in a real project
 	@scripts/demo

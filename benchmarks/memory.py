@@ -1,0 +1,55 @@
+"""What the host pays in memory: for a flood of output, and for each sandbox that does nothing."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from benchmarks.ratios import IMAGE, Row
+from sandbox import DockerEngine, Limits, Sandbox, SandboxSpec
+from sandbox.spec import GIB, MIB
+
+IDLE = 8
+
+
+async def measure(engine: DockerEngine, *, quick: bool) -> list[Row]:
+    """All rows about memory."""
+    size = GIB if quick else 10 * GIB
+    spec = SandboxSpec(image=IMAGE, limits=Limits(memory_bytes=128 * MIB))
+    async with Sandbox.open(spec, engine=engine) as box:
+        assert (await box.run(["head", "-c", str(8 * MIB), "/dev/zero"])).ok
+        before = _status("VmRSS")
+        _forget_peak()
+        outcome = await box.run(["head", "-c", str(size), "/dev/zero"], timeout_s=600)
+        assert outcome.ok, outcome
+        growth = _status("VmHWM") - before
+    gc.collect()
+    resident, available = _status("VmRSS"), _available()
+    async with AsyncExitStack() as stack:
+        for _ in range(IDLE):
+            await stack.enter_async_context(Sandbox.open(spec, engine=engine))
+        mine = (_status("VmRSS") - resident) / IDLE
+        whole = (available - _available()) / IDLE
+    return [
+        Row(what=f"host's growth during {size // GIB} GiB of output", ours=growth / MIB, unit="MiB", limit=64),
+        Row(what="an idle sandbox, in the host process", ours=mine / MIB, unit="MiB"),
+        Row(what="an idle sandbox, engine and guest included", ours=whole / MIB, unit="MiB", note="by what the machine has left"),
+    ]
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _status(name: str) -> int:
+    """Bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)
+
+
+def _available() -> int:
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
