@@ -5,19 +5,21 @@
 
 Whatever is expected to go wrong ends in a readable run: the error becomes the exit code and message of the
 terminal event and of the returned `RunResult`. Only what is wrong before a run exists (config, engine, image) is
-raised. Errors of `sandbox` are translated here and in `coordination/later.py`, nowhere else.
+raised. Errors of `sandbox` are translated here, in `coordination/prepared.py` and `later.py`, nowhere else.
 """
 
 from __future__ import annotations
 
-import os
+import errno
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -25,36 +27,36 @@ import anyio.to_thread
 from massgen.agent.circuit import Circuit, Circuits
 from massgen.agent.metered import metered
 from massgen.agent.session import BODY, Session, build_body_zip, open_session
-from massgen.config.model import AgentConfig, Config, ContextPath
-from massgen.context.rules import Rules as ContextRules
-from massgen.context.rules import rules_for
-from massgen.coordination import direct, later, tidy
+from massgen.config.model import AgentConfig, Config
+from massgen.config.resolved import resolved_yaml
+from massgen.coordination import begin, later, tidy
 from massgen.coordination import record as records
-from massgen.coordination.archive import Archive
+from massgen.coordination import resume as resuming
 from massgen.coordination.chair import Seat
-from massgen.coordination.conclude import Conclusion, conclude
-from massgen.coordination.opening import run_started
+from massgen.coordination.conclude import Conclusion, conclude, word_for
+from massgen.coordination.opening import our_version, run_started
 from massgen.coordination.orchestrator import Coordination
 from massgen.coordination.patience import Patience, stop_on_signals
-from massgen.coordination.peers import Peers
-from massgen.coordination.prepared import prepared_image
+from massgen.coordination.prepared import Ready, ready
 from massgen.coordination.record import Record
+from massgen.coordination.relive import NOTHING, Past, Tally, read_past, relive
 from massgen.coordination.rooms import Rooms
-from massgen.coordination.shown import Shown, decide, masked_mounts
-from massgen.coordination.start import clean_start
-from massgen.coordination.state import Rules
+from massgen.coordination.shown import masked_mounts
+from massgen.coordination.state import start
 from massgen.coordination.target import Target
 from massgen.coordination.verify import VERIFY_TIMEOUT_S, Verifier
-from massgen.errors import MassgenError, SandboxFailed
+from massgen.errors import ConfigError, MassgenError, SandboxFailed
 from massgen.events.codec import Envelope
-from massgen.events.log import EventLog, Reader
-from massgen.events.types import ModelCalled, Notice, RunFinished
+from massgen.events.log import EventLog, Reader, reopen
+from massgen.events.replay import GOES_ON
+from massgen.events.types import Notice, RunFinished
 from massgen.messages import Message, Usage
 from massgen.models.base import Model
 from massgen.models.team import open_models
 from sandbox import Engine, Sandbox, SandboxError, Store, cache_folder
-from sandbox.base import Base
-from sandbox.probe import require
+
+NO_INVOCATION: Mapping[str, Any] = MappingProxyType({})
+"""Of a run that was begun from Python."""
 
 apply_run = later.apply
 """`await apply_run(state_dir, run, engine=…)`: `massgen apply`."""
@@ -96,65 +98,85 @@ async def run(
     state_dir: Path,
     run_id: str | None = None,
     say: Callable[[str], None] = lambda _line: None,
+    invocation: Mapping[str, Any] = NO_INVOCATION,
 ) -> RunResult:
     """One run, from the question to the write. Ctrl-C and SIGTERM stop it with the best answer so far (130, 143).
 
-    `say` hears what happens before there is a log: preparing the image, outside the run's own deadline.
-    Raises, before anything was started: ConfigError, SandboxFailed.
+    `say` hears what happens before there is a log: preparing the image, outside the run's own deadline. `invocation`: how the
+    command line began it, so that it can load the config again to resume. No secret in it.
+    Raises, before anything was started: ConfigError, SandboxFailed; later, with the run left to be resumed: SandboxFailed.
     """
-    began = time.monotonic()
-    with _translated():
-        await engine.image(config.sandbox.image)
-        roots = [path.path for path in config.write_paths]
-        found = await clean_start(state_dir, engine=engine, roots=roots, image=config.sandbox.image)
-        context = await anyio.to_thread.run_sync(rules_for, _all_paths(config))
-        if config.write == "direct":
-            await anyio.to_thread.run_sync(direct.check, [path.path for path in config.write_paths])
-        image = await prepared_image(config.sandbox, engine, os.environ, say=say)
-        await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
-        shown = await decide(_all_paths(config), context, draft=config.sandbox.draft, engine=engine, image=image)
-    deadline = anyio.current_time() + config.timeouts.run_s
+    found = await ready(config, engine, state_dir, say)
     folder = await anyio.to_thread.run_sync(lambda: tidy.new_run(state_dir, run_id=run_id))
-    tally = _Tally()
+    started = datetime.now(UTC).isoformat()
+    record = begin.record(config, run_id=folder.name, started=started, prompt=prompt, invocation=dict(invocation))
+    records.save(folder, record)
+    (folder / resuming.CONFIG).write_text(resolved_yaml(config), encoding="utf-8")
+    tally = Tally()
     with EventLog(folder, folder.name, readers=[tally, *readers]) as log:
+        waiting = await anyio.to_thread.run_sync(resuming.waiting, state_dir, found.clean.killed)
         parts = _Parts(
             config=config,
-            prompt=prompt,
+            record=record,
             engine=engine,
-            image=image,
-            context=context,
-            shown=shown,
+            ready=found,
             folder=folder,
             state_dir=state_dir,
             log=log,
-            ended=found.ended,
+            notices=(*_warnings(found.clean.ended), *waiting),
         )
-        conclusion = Conclusion(outcome="stopped", exit_code=130, message="interrupted twice; what was going on was dropped")
-        async with stop_on_signals() as stopped:
-            conclusion = await _concluded(parts, Patience(deadline=deadline, stop=stopped.event))
-        code = stopped.exit_code if conclusion.outcome == "stopped" else conclusion.exit_code
-        records.save(folder, records.finished(records.load(folder), status=conclusion.outcome, exit_code=code))
-        log.emit(
-            RunFinished(
-                exit_code=code,
-                outcome=conclusion.outcome,
-                message=conclusion.message,
-                winner=conclusion.winner,
-                seconds=round(time.monotonic() - began, 3),
-            )
-        )
+        result = await _lived(parts, tally, config.timeouts.run_s)
     await anyio.to_thread.run_sync(tidy.release, folder)
-    return RunResult(
-        run_id=folder.name,
-        run_dir=folder,
-        exit_code=code,
-        outcome=conclusion.outcome,
-        message=conclusion.message,
-        answer=conclusion.result.text if conclusion.result else "",
-        winner=records.load(folder).winner_id(),
-        changes=tuple(change.path for change in conclusion.result.patch.changes) if conclusion.result else (),
-        usage=tally.usage,
-    )
+    return result
+
+
+async def resume(
+    config: Config,
+    run: str,
+    *,
+    engine: Engine,
+    readers: Sequence[Reader] = (),
+    earlier: Callable[[Sequence[Envelope]], None] = lambda _past: None,
+    state_dir: Path,
+    timeout_s: float | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> RunResult:
+    """Go on with a run that died: from its log and its snapshots, to the same end. Signals: as in `run`.
+
+    `run`: a unique prefix; empty: the last one that can be resumed. `earlier` is given what happened until then, before anything
+    new happens; `readers` see the new events only. `timeout_s`: from now on; None: what is left of the config's.
+    Raises ConfigError: it cannot be resumed, or not with this config; and as `run`.
+    """
+    folder, _ = await anyio.to_thread.run_sync(resuming.find, state_dir, run)
+    found = await ready(config, engine, state_dir, say)
+    with resuming.taken_over(folder) as record:
+        tally = Tally()
+        log, past = await anyio.to_thread.run_sync(lambda: reopen(folder, folder.name, readers=[tally, *readers]))
+        with log:
+            changes = resuming.config_changes((folder / resuming.CONFIG).read_text(encoding="utf-8"), resolved_yaml(config))
+            known = read_past(past)
+            resuming.check(record, known, relive(start(begin.labels(config), begin.rules(config)), known))
+            known, applied = resuming.settled(record, known, Store(state_dir / "store"))
+            for envelope in past:
+                tally(envelope)
+            earlier(past)
+            parts = _Parts(
+                config=config,
+                record=record,
+                engine=engine,
+                ready=found,
+                folder=folder,
+                state_dir=state_dir,
+                log=log,
+                past=known,
+                notices=(*_warnings(found.clean.ended), *resuming.told_config(changes)),
+            )
+            if past:
+                for event in resuming.opening(known, events=len(past), version=our_version()):
+                    log.emit(event)
+            if applied:
+                log.emit(applied)
+            return await _lived(parts, tally, config.timeouts.run_s - known.active_s if timeout_s is None else timeout_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,79 +184,103 @@ class _Parts:
     """What a run is made from."""
 
     config: Config
-    prompt: str
+    record: Record
+    """As it was at the start."""
     engine: Engine
-    image: str
-    """What agents run in: the configured image, or the one prepared from it."""
-    context: ContextRules
-    shown: Mapping[Path, Shown]
-    """By context path."""
+    ready: Ready
     folder: Path
     state_dir: Path
     log: EventLog
-    ended: tuple[str, ...]
-    """A sentence on each write of an earlier run that was killed."""
+    past: Past = NOTHING
+    """What happened before, in another process."""
+    notices: tuple[Notice, ...] = ()
+
+
+async def _lived(parts: _Parts, tally: Tally, left_s: float) -> RunResult:
+    """From here to the terminal event."""
+    began = time.monotonic()
+    folder, log = parts.folder, parts.log
+    conclusion = Conclusion(outcome="stopped", exit_code=130, message="interrupted twice; what was going on was dropped")
+    async with stop_on_signals() as stopped:
+        conclusion = await _concluded(parts, Patience(deadline=anyio.current_time() + left_s, stop=stopped.event))
+    code = stopped.exit_code if conclusion.outcome == "stopped" else conclusion.exit_code
+    message = conclusion.message
+    if conclusion.outcome in GOES_ON and tally.worked:
+        message = f"{message}; when that is mended: massgen resume {folder.name}"
+    records.save(folder, records.finished(records.load(folder), status=conclusion.outcome, exit_code=code))
+    log.emit(
+        RunFinished(
+            exit_code=code,
+            outcome=conclusion.outcome,
+            message=message,
+            winner=conclusion.winner,
+            seconds=round(parts.past.active_s + time.monotonic() - began, 3),
+        )
+    )
+    return RunResult(
+        run_id=folder.name,
+        run_dir=folder,
+        exit_code=code,
+        outcome=conclusion.outcome,
+        message=message,
+        answer=conclusion.result.text if conclusion.result else "",
+        winner=records.load(folder).winner_id(),
+        changes=tuple(change.path for change in conclusion.result.patch.changes) if conclusion.result else (),
+        usage=tally.usage,
+    )
 
 
 async def _concluded(parts: _Parts, patience: Patience) -> Conclusion:
     """The run itself; expected failures become conclusions."""
     config, log = parts.config, parts.log
-    labels = [f"agent{number}" for number in range(1, len(config.agents) + 1)]
-    record = Record(
-        run_id=parts.folder.name,
-        started=datetime.now(UTC).isoformat(),
-        prompt=parts.prompt,
-        image=config.sandbox.image,
-        write_mode=config.write,
-        verify=config.verify,
-        roots=tuple(str(path.path) for path in config.write_paths),
-        protected=tuple(str(p) for path in config.write_paths for p in path.protected_paths),
-        agents=tuple({"id": agent.id, "label": label} for agent, label in zip(config.agents, labels, strict=True)),
-    )
-    records.save(parts.folder, record)
-    log.emit(run_started(config, parts.shown, parts.prompt, labels, parts.context))
-    for sentence in parts.ended:
-        log.emit(Notice(text=sentence, level="warning"))
+    if parts.past.started is None:
+        log.emit(run_started(config, parts.ready.shown, parts.record.prompt, begin.labels(config), parts.ready.context))
+    for notice in parts.notices:
+        log.emit(notice)
     try:
         async with AsyncExitStack() as models:
-            return await _work(parts, patience, record, dict(zip(labels, config.agents, strict=True)), models)
+            return await _work(parts, patience, dict(zip(begin.labels(config), config.agents, strict=True)), models)
     except MassgenError as error:
-        return Conclusion(outcome=_word(error), exit_code=error.exit_code, message=str(error))
+        if isinstance(error, ConfigError) and parts.past.started:
+            raise  # a key that is missing today is no end of a run
+        return Conclusion(outcome=word_for(error), exit_code=error.exit_code, message=str(error))
     except SandboxError as error:
         return Conclusion(outcome="sandbox", exit_code=SandboxFailed.exit_code, message=str(error))
     except Exception as error:
         # Ours to mend, or the disk's: the run still ends in its log before the error goes on.
         with suppress(OSError):
             log.emit(RunFinished(exit_code=1, outcome="crashed", message=f"{type(error).__name__}: {error}"))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"the disk is full ({error}); make room, then: massgen resume {parts.folder.name}"
+            raise SandboxFailed(text) from error
         raise
 
 
-async def _work(
-    parts: _Parts, patience: Patience, record: Record, agents: dict[str, AgentConfig], models: AsyncExitStack
-) -> Conclusion:
-    config, log, context = parts.config, parts.log, parts.context
+async def _work(parts: _Parts, patience: Patience, agents: dict[str, AgentConfig], models: AsyncExitStack) -> Conclusion:
+    config, log, record, past = parts.config, parts.log, parts.record, parts.past
+    context, image, shown = parts.ready.context, parts.ready.image, parts.ready.shown
     store = await anyio.to_thread.run_sync(Store, parts.state_dir / "store")
     target = Target(roots=tuple(map(Path, record.roots)), protected=tuple(map(Path, record.protected)))
-    base = await anyio.to_thread.run_sync(Base.take, target.roots, store)
-    peers = Peers(parts.folder / tidy.PEERS, store)
-    archive = Archive(store=store, base=base, peers=peers)
+    archive, notices = await anyio.to_thread.run_sync(begin.archive, record, past, parts.folder, store)
+    for notice in notices:
+        log.emit(notice)
     body = await anyio.to_thread.run_sync(build_body_zip, cache_folder())
-    mounts = await models.enter_async_context(masked_mounts(parts.shown.values(), parts.engine, parts.image, log.emit))
+    mounts = await models.enter_async_context(masked_mounts(shown.values(), parts.engine, image, log.emit))
     rooms = Rooms(
         run_id=record.run_id,
         engine=parts.engine,
         emit=log.emit,
-        image=parts.image,
+        image=image,
         limits=config.sandbox.limits,
         runtime=config.sandbox.runtime,
         mounts=tuple(mounts[path.path] for path in config.context_paths),
-        peers=peers.folder,
+        peers=archive.peers,
         tools={BODY: body},
-        cwd=_cwd(config),
+        cwd=begin.working_folder(config),
         read_only=config.coordination.mode == "read_only",
     )
     circuits = Circuits()
-    opened = metered(await open_models(config.agents, models), config, patience.spent.set)
+    opened = metered(await open_models(config.agents, models), config, patience.spent.set, before=_spent(agents, past))
     seats = {
         label: Seat(
             label=label,
@@ -264,28 +310,25 @@ async def _work(
             open_box=lambda agent: rooms.open("verify", agent),
             timeout_s=max(VERIFY_TIMEOUT_S, config.sandbox.limits.command_timeout_s),
         )
+        for answer in past.answers:
+            verifier.remember(archive.get(answer.answer).snapshot, archive.verdict(answer.answer))
     coordination = Coordination(
-        task=parts.prompt,
+        task=record.prompt,
         seats=tuple(seats.values()),
         rooms=rooms,
         archive=archive,
         log=log,
-        rules=Rules(
-            verify=bool(config.verify),
-            max_new_answers_per_agent=config.coordination.max_new_answers_per_agent,
-            max_new_answers_global=config.coordination.max_new_answers_global,
-            consensus=config.coordination.consensus,
-            max_debates=config.coordination.max_debates,
-        ),
+        rules=begin.rules(config),
         novelty=config.coordination.answer_novelty,
         verifier=verifier,
         context=context,
         look_timeout_s=config.timeouts.agent_s,
+        past=relive(start(list(agents), begin.rules(config)), past) if past.started else None,
     )
     decided = await coordination.run(patience)
     return await conclude(
         decided,
-        task=parts.prompt,
+        task=record.prompt,
         seats=seats,
         rooms=rooms,
         archive=archive,
@@ -296,6 +339,7 @@ async def _work(
         target=target,
         write_mode=config.write,
         allowed=config.allow,
+        past=past,
         save=lambda change: records.save(parts.folder, change(records.load(parts.folder))),
     )
 
@@ -334,41 +378,13 @@ def _session(
     )
 
 
-def _cwd(config: Config) -> str:
-    """The first write path, else the first context path, else `/workspace`; of a file its folder."""
-    for path in (*config.write_paths, *config.context_paths):
-        return str(path.path if path.path.is_dir() else path.path.parent)
-    return "/workspace"
+def _spent(agents: Mapping[str, AgentConfig], past: Past) -> list[tuple[str, Usage, float | None]]:
+    return [(agents[call.agent].id, call.usage, call.cost_usd) for call in past.calls if call.agent in agents]
 
 
-def _all_paths(config: Config) -> list[ContextPath]:
-    return [*config.context_paths, *(path for agent in config.agents for path in agent.context_paths)]
-
-
-def _word(error: MassgenError) -> str:
-    return {2: "config", 3: "no answer", 5: "conflict", 124: "timeout", 125: "sandbox", 130: "stopped"}.get(
-        error.exit_code, "failed"
-    )
+def _warnings(texts: Sequence[str]) -> tuple[Notice, ...]:
+    return tuple(Notice(text=text, level="warning") for text in texts)
 
 
 def _ignore(_envelope: Envelope) -> None:
     """Sessions report; where it lands in the log is no business of theirs."""
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except SandboxError as error:
-        raise SandboxFailed(str(error)) from error
-
-
-class _Tally:
-    """A reader that adds up tokens."""
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-
-    def __call__(self, envelope: Envelope) -> None:
-        if isinstance(envelope.event, ModelCalled):
-            self.usage += envelope.event.usage

@@ -12,6 +12,7 @@ component by component without following links, as the project may hold links to
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -120,18 +121,29 @@ class Base:
                 raise
             return Original(kind="absent")
 
-    def originals_json(self) -> list[dict[str, Any]]:
-        """The touched originals, for `run.json`."""
-        return [{"root": root, "path": path, **asdict(original)} for (root, path), original in sorted(self._originals.items())]
+    def originals_json(self, snapshot: Snapshot | None = None) -> list[dict[str, Any]]:
+        """The touched originals, of one snapshot or all, to be kept outside this process."""
+        keys = sorted(self._originals) if snapshot is None else sorted({(e.root, e.path) for e in snapshot.entries})
+        found = [(key, self._originals[key]) for key in keys if key in self._originals]
+        return [{"root": root, "path": path, **asdict(original)} for (root, path), original in found]
+
+    def listing_json(self) -> bytes:
+        """What the roots held when they were listed, to be compared with another time."""
+        rows = [[root, f.path, f.kind, f.mode, f.size, f.mtime_ns, f.target] for (root, _), f in self._listing.items()]
+        return json.dumps(rows).encode("ascii")
+
+    def changed_since(self, listing: bytes) -> tuple[str, ...]:
+        """Absolute paths of files and links that this listing has otherwise than an earlier one (`listing_json`), sorted."""
+        then = {(row[0], row[1]): tuple(row[2:]) for row in json.loads(listing)}
+        now = {key: (f.kind, f.mode, f.size, f.mtime_ns, f.target) for key, f in self._listing.items()}
+        changed = {key for key in then.keys() | now.keys() if then.get(key) != now.get(key)}
+        files = {key for key in changed if (now.get(key) or then[key])[0] != "dir"}
+        return tuple(sorted(absolute(*key) for key in files))
 
     @staticmethod
     def from_json(roots: Iterable[Path], store: Store, rows: Iterable[Mapping[str, Any]]) -> Base:
         """A base of touched originals only: enough to diff, apply and undo what was snapshotted then."""
-        originals = {
-            (row["root"], row["path"]): Original(**{key: value for key, value in row.items() if key not in ("root", "path")})
-            for row in rows
-        }
-        return Base(roots, store, {}, originals)
+        return Base(roots, store, {}, originals_from(rows))
 
     def changes(self, snapshot: Snapshot) -> Snapshot:
         """The snapshot less what only looks changed: files written with the bytes they had, things made and removed. Blocks."""
@@ -151,6 +163,26 @@ class Base:
         if original.kind == "other":
             return original
         return replace(original, drifted=listed is None or not _unchanged(listed, original, mtime_ns))
+
+
+def originals_from(rows: Iterable[Mapping[str, Any]]) -> dict[Key, Original]:
+    """The inverse of `originals_json`; of several versions of one path the first counts."""
+    found: dict[Key, Original] = {}
+    for row in rows:
+        values = {key: value for key, value in row.items() if key not in ("root", "path")}
+        found.setdefault((row["root"], row["path"]), Original(**values))
+    return found
+
+
+def originals_of(undo: Snapshot) -> dict[Key, Original]:
+    """What the paths of an undo held before the write that it takes back."""
+    return {(e.root, e.path): _before(e) for e in undo.entries}
+
+
+def _before(entry: Entry) -> Original:
+    if entry.kind == "gone":
+        return Original(kind="absent")
+    return Original(kind=entry.kind, mode=entry.mode, size=entry.size, sha256=entry.sha256, target=entry.target)
 
 
 def after(snapshot: Snapshot) -> dict[Key, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from massgen.budget import FREE, Cap, Ledger, Price, price_of
 from massgen.config.backends import TABLE
 from massgen.config.model import AgentConfig, Config, Spending
 from massgen.errors import BudgetReached, ConfigError, ModelError
-from massgen.messages import Reply, Request
+from massgen.messages import Reply, Request, Usage
 from massgen.models.base import Model, OnPiece
 
 
@@ -52,11 +52,22 @@ class MeteredModel:
         await self._model.aclose()
 
 
-def metered(models: Mapping[str, Model], config: Config, spent: Callable[[], object]) -> dict[str, Model]:
-    """A meter for every model but the embedded one. Raises ConfigError: a cap on cost, and a price that nobody knows."""
+Spent = tuple[str, Usage, float | None]
+"""Agent id, tokens, and what they cost."""
+
+
+def metered(
+    models: Mapping[str, Model], config: Config, spent: Callable[[], object], *, before: Iterable[Spent] = ()
+) -> dict[str, Model]:
+    """A meter for every model but the embedded one. `before`: calls of this run in an earlier process.
+
+    Raises ConfigError: a cap on cost, and a price that nobody knows.
+    """
     budget = config.budget
     caps = {name: _cap(spending) for name, spending in budget.agents.items()}
     ledger = Ledger(run=_cap(budget.run), agents=caps)
+    for agent_id, usage, cost in before:
+        ledger.book(agent_id, usage, cost)
     given = {model: Price(input=i, output=o, cached=c) for model, (i, o, c) in budget.prices.items()}
     found: dict[str, Model] = {}
     for agent in config.agents:

@@ -62,17 +62,22 @@ def look(view: View, *, first: bool, places: bool) -> str:
     )
 
 
-def final(view: View, *, places: bool) -> str:
-    """The user message of the final turn."""
+def final(view: View, *, first: bool, places: bool) -> str:
+    """The user message of the final turn. `first`: the conversation is lost, so its own answer is new to the model, too."""
     return fill(
         "final",
         own=view.own or "",
         places="\n\n" + _places(view.paths).rstrip() if places else "",
-        answers=answers(tuple(answer for answer in view.answers if not answer.own)),
+        answers=answers(tuple(answer for answer in view.answers if first or not answer.own)),
         votes="\n\n" + _votes(view.votes) if view.votes else "",
         remark=f"\n\n{view.remark}" if view.remark else "",
         task=_task(view.task),
     )
+
+
+def resumed() -> str:
+    """The remark that opens the first look after the run had died."""
+    return fill("resumed")
 
 
 def debate(*, share: float, wanted: float, number: int, rounds: int) -> str:

@@ -79,7 +79,7 @@ class Relay:
         places = view.paths != self._places
         first = len(self._messages) == 1
         final = view.phase == "final"
-        text = prompts.final(view, places=places) if final else prompts.look(view, first=first, places=places)
+        text = prompts.final(view, first=first, places=places) if final else prompts.look(view, first=first, places=places)
         self._messages.append(Message(role="user", text=text))
         self._view, self._places, self._shown, self._pending = view, view.paths, view.answers, None
         labels = [answer.label for answer in view.answers if not answer.own] or [answer.label for answer in view.answers]

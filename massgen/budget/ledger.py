@@ -113,6 +113,12 @@ class Ledger:
             account.cost_usd += cost or 0.0
         return cost
 
+    def book(self, agent: str, usage: Usage, cost_usd: float | None) -> None:
+        """A call of an earlier process of the same run."""
+        for account in (self._run, self._account(agent)):
+            account.usage += usage
+            account.cost_usd += cost_usd or 0.0
+
     def forfeit(self, reservation: Reservation) -> None:
         """Nobody knows what the call cost: it counts as its worst case."""
         for account in self._release(reservation):

@@ -36,7 +36,7 @@ def command(*, scripted: bool, keep: str, image: str, debug: bool) -> int:
     if not scripted:
         _fetch_model(console)
     try:
-        result = run(config, demo_copy.TASK, Options(folder_base=folder, debug=debug))
+        result = run(config, demo_copy.TASK, Options(folder_base=folder, debug=debug), flags)
     finally:
         demo_copy.leave(folder)
     _conclude(console, folder, result.run_id, written=result.outcome == "applied")

@@ -28,6 +28,7 @@ COMMANDS = {
     "diff": "Show what a run changed, or would change.",
     "apply": "Write a run's result into your project.",
     "undo": "Take a written result back.",
+    "resume": "Go on with a run that was killed, without asking twice.",
     "runs": "List runs.",
     "show": "Print one run: answers, votes, result.",
     "gc": "Remove old runs, and what dead ones left behind.",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from rich.console import Console
@@ -18,6 +19,7 @@ from massgen.config.load import Flags, load
 from massgen.config.model import Config
 from massgen.config.paths import Places
 from massgen.config.resolved import resolved_yaml
+from massgen.config.sizes import duration_s
 from massgen.display.plain import Progress
 from massgen.display.runfolder import RunFolder, make_folder
 from massgen.display.story import Story
@@ -28,6 +30,7 @@ from massgen.events.codec import Envelope, encode
 
 if TYPE_CHECKING:
     from massgen.app import RunResult
+    from massgen.coordination.record import Record
 
 Reader = Callable[[Envelope], None]
 
@@ -52,39 +55,109 @@ def run_command(prompt: str, flags: Flags, options: Options) -> int:
         from massgen.cli.plan import show_plan
 
         return show_plan(config, as_json=options.as_json)
-    return run(config, prompt, options).exit_code
+    return run(config, prompt, options, flags).exit_code
 
 
-def run(config: Config, prompt: str, options: Options) -> RunResult:
+def resume_command(run_name: str, options: Options, *, timeout: str, logs: bool) -> int:
+    """Find the run, load its config again, go on. Returns the exit code; raises MassgenError."""
+    from massgen.app import resume as resume_app
+    from massgen.cli.engine import connect
+    from massgen.coordination.resume import find
+
+    state = Places.find(os.environ).state
+    _, record = find(state, run_name)
+    flags, cwd = _begun(record)
+    config = load(flags, cwd=cwd)
+    options = replace(options, folder_base=cwd)
+    seen = _Seen(config if logs else replace(config, ui=replace(config.ui, logging_enabled=False)), options)
+    timeout_s = duration_s(timeout) if timeout else None
+
+    async def work() -> RunResult:
+        return await resume_app(
+            config,
+            record.run_id,
+            engine=await connect(),
+            readers=seen.readers,
+            earlier=seen.catch_up,
+            state_dir=state,
+            timeout_s=timeout_s,
+            say=seen.say,
+        )
+
+    return seen.to_the_end(anyio.run(work)).exit_code
+
+
+def _begun(record: Record) -> tuple[Flags, Path]:
+    """With what, and where, a run was begun. Raises ConfigError."""
+    try:
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.invocation["flags"].items()}
+        return Flags(**given), Path(str(record.invocation["cwd"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"run {record.run_id} was begun from Python or by another version, and its config is not known here; "
+            "massgen.app.resume(config, run, …) goes on with it"
+        ) from error
+
+
+def run(config: Config, prompt: str, options: Options, flags: Flags) -> RunResult:
     """One run with its displays."""
     from massgen.app import run as run_app
     from massgen.cli.engine import connect
 
-    console = stderr_console(config)
-    story = Story()
-    readers: list[Reader] = [story.feed]
-    folder = _folder(config, options)
-    if folder:
-        readers.append(folder)
-    if options.as_json:
-        readers.append(_write_json)
-    elif options.show:
-        readers.append(Progress(console, limits=limits_text(config)))
-    state = Places.find(os.environ).state
-
-    def say(text: str) -> None:
-        if options.show:
-            console.print(Text.assemble(("image  ", "bold"), (line(text, 200), "dim")), soft_wrap=True)
+    seen = _Seen(config, options)
+    invocation = {"flags": asdict(flags), "cwd": str(Path.cwd())}
 
     async def work() -> RunResult:
-        return await run_app(config, prompt, engine=await connect(), readers=readers, state_dir=state, say=say)
+        return await run_app(
+            config,
+            prompt,
+            engine=await connect(),
+            readers=seen.readers,
+            state_dir=seen.state,
+            say=seen.say,
+            invocation=invocation,
+        )
 
-    result = anyio.run(work)
-    if folder:
-        _add_patch(folder, state, result, console)
-    if not options.as_json:
-        _tell(result, story, options, console, shown(folder.made) if folder and folder.made else "")
-    return result
+    return seen.to_the_end(anyio.run(work))
+
+
+class _Seen:
+    """All that shows a run to its user."""
+
+    def __init__(self, config: Config, options: Options) -> None:
+        self.state = Places.find(os.environ).state
+        self._options = options
+        self._console = stderr_console(config)
+        self._story = Story()
+        self._folder = _folder(config, options)
+        self._progress = None if options.as_json or not options.show else Progress(self._console, limits=limits_text(config))
+        shown_by = (self._story.feed, self._folder, _write_json if options.as_json else self._progress)
+        self.readers: list[Reader] = [reader for reader in shown_by if reader]
+
+    def say(self, text: str) -> None:
+        """Before there is a log."""
+        if self._options.show:
+            self._console.print(Text.assemble(("image  ", "bold"), (line(text, 200), "dim")), soft_wrap=True)
+
+    def catch_up(self, past: Sequence[Envelope]) -> None:
+        """What happened before the run was resumed: told to whoever keeps account, not shown again."""
+        for envelope in past:
+            self._story.feed(envelope)
+        if self._progress:
+            self._progress.catch_up(past)
+        if self._folder:
+            with suppress(OSError):  # it will fail again with the next event, and be dropped with a word
+                for envelope in past:
+                    self._folder(envelope)
+
+    def to_the_end(self, result: RunResult) -> RunResult:
+        """After the run."""
+        folder = self._folder
+        if folder:
+            _add_patch(folder, self.state, result, self._console)
+        if not self._options.as_json:
+            _tell(result, self._story, self._options, self._console, shown(folder.made) if folder and folder.made else "")
+        return result
 
 
 def _tell(result: RunResult, story: Story, options: Options, console: Console, log: str) -> None:

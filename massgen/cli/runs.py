@@ -31,6 +31,9 @@ def command(*, last: int, as_json: bool, debug: bool) -> int:  # noqa: ARG001  (
         click.echo("no runs yet; start one with `massgen run`", err=True)
         return 0
     _table(shown)
+    for run in shown:
+        if run.resumable:
+            click.echo(f"{run.record.run_id} can go on: massgen resume {run.record.run_id}", err=True)
     if len(shown) < len(found):
         click.echo(f"{len(found) - len(shown)} older; massgen runs -n 0", err=True)
     return 0
@@ -45,6 +48,7 @@ def _row(run: Shelved) -> dict[str, object]:
         "exit_code": record.exit_code,
         "winner": record.winner_id(),
         "agents": [agent["id"] for agent in record.agents],
+        "resumable": run.resumable,
         "written": record.written is not None,
         "prompt": record.prompt,
         "folder": str(run.folder),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from massgen.agent.view import ShownAnswer
+from massgen.coordination.originals import Originals
 from massgen.coordination.peers import Peers
 from massgen.coordination.state import owner
-from massgen.events.types import Verified
+from massgen.events.types import AnswerGiven, Verified
 from sandbox import Snapshot, Store
 from sandbox.base import Base
 from sandbox.patch import Patch, render
@@ -30,20 +32,42 @@ class Answer:
 class Archive:
     """What was answered. Values only grow; files are written in `prepare`, which blocks."""
 
-    def __init__(self, *, store: Store, base: Base, peers: Peers) -> None:
+    def __init__(self, *, store: Store, base: Base, peers: Peers, originals: Originals) -> None:
         self.store = store
         self.base = base
         self._peers = peers
+        self.peers = peers.folder
+        """To be mounted at `/peers`."""
+        self._originals = originals
         self._answers: dict[str, Answer] = {}
         self._verdicts: dict[str, Verified] = {}
 
     def prepare(self, answer: str, text: str, snapshot: Snapshot) -> Answer:
         """Store the snapshot and what it touches, make the patch, build the peers' folder out of sight. Blocks."""
         snapshot = self.base.changes(snapshot)
-        self.store.put_snapshot(snapshot)
-        made = Answer(id=answer, text=text, snapshot=snapshot, patch=self.patch(snapshot))
+        made = Answer(id=answer, text=text, snapshot=snapshot, patch=self.keep(snapshot))
         self._peers.prepare(answer, text, snapshot, made.patch)
         return made
+
+    def keep(self, snapshot: Snapshot) -> Patch:
+        """Store a snapshot with all that it takes to diff and write it once this process is gone; returns its patch. Blocks."""
+        self.store.put_snapshot(snapshot)
+        patch = self.patch(snapshot)
+        self._originals.add(self.base.originals_json(snapshot))
+        return patch
+
+    def restore(self, answers: Iterable[AnswerGiven], verdicts: Iterable[Verified]) -> None:
+        """What a run had before it died: answers in their order, shown to peers again, and verdicts. Blocks.
+
+        Raises SnapshotError when contents are no longer there.
+        """
+        for given in answers:
+            snapshot = self.store.get_snapshot(given.snapshot)
+            answer = Answer(id=given.answer, text=given.text, snapshot=snapshot, patch=self.patch(snapshot))
+            self._peers.prepare(answer.id, answer.text, snapshot, answer.patch)
+            self.publish(answer)
+        for verdict in verdicts:
+            self.add_verdict(verdict)
 
     def publish(self, answer: Answer) -> None:
         """The answer is given: agents may see it. One rename."""

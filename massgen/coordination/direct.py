@@ -176,7 +176,7 @@ async def _judged(stage: Stage, decision: Decision | None, written: Written, tar
     elif verdict and is_worse(verdict, stage.archive.verdict(stage.voted.id)):
         trouble = f"the final turn made the verify command worse ({verdict.summary})"
     else:
-        patch = await anyio.to_thread.run_sync(stage.archive.patch, written.snapshot)
+        patch = await anyio.to_thread.run_sync(stage.archive.keep, written.snapshot)
         result = Result(agent=stage.seat.label, text=decision.text, snapshot=written.snapshot, patch=patch, verdict=verdict)
         say(stage.log, result)
         return Direct(result=result, written=written)

@@ -16,8 +16,8 @@ from massgen.agent.view import Decision, Presented, View
 from massgen.context.rules import Rules as ContextRules
 from massgen.coordination.archive import Answer, Archive
 from massgen.coordination.chair import Seat
+from massgen.coordination.decided import Decided
 from massgen.coordination.handin import take_snapshot
-from massgen.coordination.orchestrator import Decided
 from massgen.coordination.patience import Patience
 from massgen.coordination.rooms import Rooms
 from massgen.coordination.state import owner
@@ -25,7 +25,7 @@ from massgen.coordination.verify import Verifier
 from massgen.events.log import EventLog
 from massgen.events.types import LookStarted, Notice, Verified
 from massgen.events.types import Presented as PresentedEvent
-from sandbox import Sandbox, SandboxError, Snapshot
+from sandbox import EngineDied, EngineUnavailable, Sandbox, SandboxError, Snapshot
 from sandbox.patch import Patch
 
 READ_ONLY = "Until now nobody could change the user's files, so nothing is done yet: make the changes now."
@@ -62,7 +62,7 @@ class Stage:
 
 
 async def present(stage: Stage) -> Result:
-    """The final turn in a container without any write mount, then verify. Never raises for the sandbox."""
+    """The final turn in a container without any write mount, then verify. Raises: EngineDied, EngineUnavailable."""
     label = stage.seat.label
     decision: Decision | None
     try:
@@ -72,6 +72,8 @@ async def present(stage: Stage) -> Result:
             if decision is None:
                 return saved(stage)
             snapshot = await take_snapshot(box, stage.archive.store, stage.context)
+    except (EngineDied, EngineUnavailable):
+        raise
     except SandboxError as error:
         return await _voted(stage, f"the final turn had no sandbox ({error}); the answer that was voted for stands")
     if not isinstance(decision, Presented):
@@ -83,7 +85,7 @@ async def present(stage: Stage) -> Result:
     if verdict and is_worse(verdict, stage.archive.verdict(stage.voted.id)):
         text = f"the final turn made the verify command worse ({verdict.summary}); the answer that was voted for stands"
         return await _voted(stage, text, said=decision.text)
-    patch = await anyio.to_thread.run_sync(_stored, stage, snapshot)
+    patch = await anyio.to_thread.run_sync(stage.archive.keep, snapshot)
     result = Result(agent=label, text=decision.text, snapshot=snapshot, patch=patch, verdict=verdict)
     say(stage.log, result)
     return result
@@ -136,11 +138,25 @@ def is_worse(now: Verified, voted: Verified | None) -> bool:
 
 def saved(stage: Stage) -> Result:
     """The voted answer as it is, for a run that was cut short. Nothing is run."""
-    voted = stage.voted
-    verdict = stage.archive.verdict(voted.id)
-    result = Result(agent=stage.seat.label, text=voted.text, snapshot=voted.snapshot, patch=voted.patch, verdict=verdict)
+    result = unsaid(stage)
     say(stage.log, result)
     return result
+
+
+def unsaid(stage: Stage) -> Result:
+    """The same, and it may not stay the result: nothing is said."""
+    voted = stage.voted
+    verdict = stage.archive.verdict(voted.id)
+    return Result(agent=stage.seat.label, text=voted.text, snapshot=voted.snapshot, patch=voted.patch, verdict=verdict)
+
+
+def recalled(stage: Stage, said: PresentedEvent) -> Result:
+    """A result that was presented before the run died. Blocks. Raises SnapshotError when its contents are gone."""
+    snapshot = stage.archive.store.get_snapshot(said.snapshot)
+    verdict = stage.archive.verdict("final")
+    if snapshot.id == stage.voted.snapshot.id:  # it stood in the end: a verdict of the final turn may be on what did not
+        verdict = stage.archive.verdict(stage.voted.id) or verdict
+    return Result(agent=said.agent, text=said.text, snapshot=snapshot, patch=stage.archive.patch(snapshot), verdict=verdict)
 
 
 def why(decision: Decision) -> str:
@@ -155,11 +171,6 @@ async def _voted(stage: Stage, notice: str, *, said: str = "") -> Result:
     result = Result(agent=stage.seat.label, text=said or voted.text, snapshot=voted.snapshot, patch=voted.patch, verdict=verdict)
     say(stage.log, result)
     return result
-
-
-def _stored(stage: Stage, snapshot: Snapshot) -> Patch:
-    stage.archive.store.put_snapshot(snapshot)
-    return stage.archive.patch(snapshot)
 
 
 def say(log: EventLog, result: Result) -> None:

@@ -40,12 +40,13 @@ def run_started(
         context=tuple(rows),
         image=config.sandbox.image,
         verify=config.verify,
-        version=_version(),
+        version=our_version(),
         prepared=config.sandbox.prepare,
     )
 
 
-def _version() -> str:
+def our_version() -> str:
+    """Of the installed package; empty when it is not installed."""
     with suppress(PackageNotFoundError):
         return version("massgen")
     return ""

@@ -7,13 +7,15 @@ there), the folder appears, and the others are told; the verify command comes la
 an answer that is not on disk and in `/peers`.
 
 An agent whose container is lost gets another with the files of its last answer; a look that failed is tried again
-after a pause. When it is decided everything is cancelled and waited for: on return no container of coordination exists.
+after a pause. An engine that is gone is nobody's failure: it ends the run, which can be resumed. When it is decided everything
+is cancelled and waited for: on return no container of coordination exists.
+
+A run that died goes on from `past`: who had voted gets no container before there is something to look at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import anyio
 import anyio.abc
@@ -35,28 +37,27 @@ from massgen.coordination.actions import (
 )
 from massgen.coordination.archive import Archive
 from massgen.coordination.chair import REOPENINGS, Chair, Seat
+from massgen.coordination.decided import Decided, say_debate, say_selected
 from massgen.coordination.handin import HandingIn, given
 from massgen.coordination.patience import Patience, ungrouped
-from massgen.coordination.rooms import Rooms
-from massgen.coordination.state import Rules, advance, may_answer, next_answer, owner, start
+from massgen.coordination.relive import Cut, Relived
+from massgen.coordination.rooms import Rooms, still_there
+from massgen.coordination.state import Member, Rules, advance, may_answer, next_answer, owner, start
 from massgen.coordination.verify import Verifier
 from massgen.events.log import EventLog
 from massgen.events.types import (
     AgentExcluded,
     AgentReady,
     BudgetOut,
-    DebateStarted,
     Fact,
     LookFailed,
     LookStarted,
     Notice,
-    Selected,
     TimeUp,
     UserStop,
     VoteCast,
 )
-from massgen.messages import Message
-from sandbox import EngineError, Sandbox, SandboxError, SandboxLost, Snapshot, SpecError
+from sandbox import EngineDied, EngineError, EngineUnavailable, Sandbox, SandboxError, Snapshot, SpecError
 
 NEWS_WITHIN_S = 60.0
 """How long a command may keep an agent from hearing of a new answer; then it is stopped, its output so far is kept."""
@@ -64,31 +65,11 @@ NEWS_WITHIN_S = 60.0
 RETRY_S = 1.0
 """Pause after a failed look; doubled with each in a row."""
 
-ALIVE_S = 10.0
-"""For `true` in a container whose agent failed: whether it is the container that is gone."""
-
-Cut = TimeUp | BudgetOut | UserStop
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decided:
-    """How coordination ended."""
-
-    end: Select | Finish
-    cut: Cut | None
-    """What cut it short, if anything did."""
-    votes: tuple[ShownVote, ...] = ()
-    """All that counted, in registration order."""
-    answers: tuple[str, ...] = ()
-    """The latest answers."""
-    transcript: tuple[Message, ...] = ()
-    """The winner's."""
-
 
 class Coordination:
     """One coordination, run once.
 
-    Raises (from `run`): SandboxError when no agent's container could be started and so nobody answered.
+    Raises (from `run`): SandboxError when no agent's container could be started and so nobody answered, or the engine died.
     """
 
     def __init__(
@@ -106,8 +87,9 @@ class Coordination:
         novelty: Novelty = "lenient",
         retry_s: float = RETRY_S,
         news_within_s: float = NEWS_WITHIN_S,
+        past: Relived | None = None,
     ) -> None:
-        self.state = start([seat.label for seat in seats], rules)
+        self.state = past.state if past else start([seat.label for seat in seats], rules)
         self._task = task
         self._chairs = {seat.label: Chair(seat) for seat in seats}
         self._rooms = rooms
@@ -119,24 +101,21 @@ class Coordination:
         self._novelty = novelty
         self._retry_s = retry_s
         self._news_within_s = news_within_s
-        self._reasons: dict[str, str] = {}
+        self._reasons = dict(past.reasons) if past else {}
         self._start_error: SandboxError | None = None
-        self._ever_ready = False
-        self._end: Select | Finish | None = None
-        self._cut: Cut | None = None
+        self._ever_ready = any(m.status != "starting" for m in self.state.members)
+        self._end = past.end if past else None
+        self._cut = past.cut if past else None
+        self._past = past
         self._tasks: anyio.abc.TaskGroup | None = None
         self._verdict = anyio.Event()
 
     async def run(self, patience: Patience) -> Decided:
         """Until it is decided, or patience runs out."""
-        with ungrouped():
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                tasks.start_soon(self._watch, patience)
-                if self._verifier:
-                    tasks.start_soon(self._verify, "base", Snapshot(entries=()))
-                for chair in self._chairs.values():
-                    tasks.start_soon(self._attend, chair)
+        if self._past:
+            self._take_up(self._past)
+        if self._end is None:
+            await self._until_decided(patience)
         if self._end is None:
             raise RuntimeError("coordination was left without an end")
         if isinstance(self._end, Finish):
@@ -151,6 +130,38 @@ class Coordination:
             answers=self.state.latest,
             transcript=self._chairs[winner].transcript,
         )
+
+    async def _until_decided(self, patience: Patience) -> None:
+        with ungrouped():
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(self._watch, patience)
+                if self._verifier:
+                    if not self._archive.verdict("base"):
+                        tasks.start_soon(self._verify, "base", Snapshot(entries=()))
+                    for answer in self.state.latest:
+                        if not self._archive.verdict(answer):
+                            tasks.start_soon(self._verify, answer, self._archive.get(answer).snapshot)
+                for member in self.state.members:
+                    if member.live:
+                        tasks.start_soon(self._attend, self._chairs[member.label])
+
+    def _take_up(self, past: Relived) -> None:
+        """Where the run stood when it died: what had been decided is said, who was looking looks again."""
+        if isinstance(past.end, Select) and not past.selected:
+            say_selected(self._log, past.end)
+        for debate in past.unsaid:
+            say_debate(self._log, debate)
+        for label, chair in self._chairs.items():
+            status = self._member(label).status
+            if status in ("looking", "voted"):
+                chair.debate = (prompts.resumed(), ())
+            if label in past.debates:
+                self._open_debate(label, past.debates[label], before=prompts.resumed() + " ")
+            if status == "looking":
+                chair.wake.set()
+            if status == "leaving":
+                chair.leave(past.leaving[label])
 
     # -- facts and actions
 
@@ -180,7 +191,7 @@ class Coordination:
             case Debate():
                 self._debate(action)
             case Select():
-                self._log.emit(Selected(agent=action.agent, answer=action.answer, votes=dict(action.votes), why=action.why))
+                say_selected(self._log, action)
                 self._finish(action)
             case Finish():
                 self._finish(action)
@@ -203,6 +214,8 @@ class Coordination:
 
     async def _attend(self, chair: Chair) -> None:
         label = chair.seat.label
+        if self._member(label).status == "voted":
+            await chair.wake.wait()
         while not chair.leaving and self._end is None:
             try:
                 async with (
@@ -211,8 +224,8 @@ class Coordination:
                 ):
                     await self._restore(chair, box)
                     chair.session = session
-                    if not chair.losses:
-                        self._ever_ready = True
+                    self._ever_ready = True
+                    if self._member(label).status == "starting":
                         self._tell(AgentReady(agent=label))
                     await self._take_part(chair, box, session)
             except SandboxError as error:
@@ -223,7 +236,7 @@ class Coordination:
     async def _take_part(self, chair: Chair, box: Sandbox, session: Session) -> None:
         while not chair.leaving:
             await chair.wake.wait()
-            if failures := self._failures(chair):
+            if failures := self._member(chair.seat.label).failures:
                 await anyio.sleep(self._retry_s * 2 ** (failures - 1))
             while self._verifier and chair.seat.needs_verdicts and not self._archive.judged(self.state.latest):
                 await self._verdict.wait()
@@ -239,6 +252,8 @@ class Coordination:
     def _lost(self, chair: Chair, error: SandboxError) -> None:
         """A container could not be had, or is gone."""
         label = chair.seat.label
+        if self._ever_ready and isinstance(error, EngineDied | EngineUnavailable):
+            raise error
         if chair.session is None:
             if isinstance(error, EngineError | SpecError) and self._start_error is None:
                 self._start_error = error
@@ -250,8 +265,8 @@ class Coordination:
             return
         self._tell(LookFailed(agent=label, why=f"{error}; what it had not handed in is lost"))
 
-    def _failures(self, chair: Chair) -> int:
-        return next(m.failures for m in self.state.members if m.label == chair.seat.label)
+    def _member(self, label: str) -> Member:
+        return next(m for m in self.state.members if m.label == label)
 
     async def _look(self, chair: Chair, box: Sandbox, session: Session) -> None:
         label = chair.seat.label
@@ -278,8 +293,8 @@ class Coordination:
             case Voted():
                 self._vote(label, decision)
             case Failed():
-                if not decision.fatal and (await box.run(["true"], timeout_s=ALIVE_S)).reason in ("lost", "engine"):
-                    raise SandboxLost(f"its container is gone ({decision.why})", op="look")
+                if not decision.fatal:
+                    await still_there(box, decision.why)
                 self._tell(LookFailed(agent=label, why=decision.why, fatal=decision.fatal))
             case Presented():
                 self._tell(LookFailed(agent=label, why="presented where an answer or a vote was asked for"))
@@ -327,12 +342,16 @@ class Coordination:
         return owner(newest) if newest else None
 
     def _debate(self, debate: Debate) -> None:
-        self._log.emit(DebateStarted(round=debate.round, votes=dict(debate.votes), share=debate.share))
+        say_debate(self._log, debate)
+        for voter, _ in debate.votes:
+            self._open_debate(voter, debate)
+
+    def _open_debate(self, voter: str, debate: Debate, *, before: str = "") -> None:
+        """The agent's next look begins with it."""
         rules = self.state.rules
         remark = prompts.debate(share=debate.share, wanted=rules.consensus, number=debate.round, rounds=rules.max_debates)
-        votes = tuple(self._shown_vote(voter, label) for voter, label in debate.votes)
-        for voter, _ in debate.votes:
-            self._chairs[voter].debate = (remark, votes)
+        votes = tuple(self._shown_vote(who, label) for who, label in debate.votes)
+        self._chairs[voter].debate = (before + remark, votes)
 
     def _shown_vote(self, voter: str, label: str) -> ShownVote:
         return ShownVote(voter=voter, label=label, reason=self._reasons.get(voter, ""))

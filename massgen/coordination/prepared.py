@@ -1,4 +1,6 @@
-"""Which image a run's agents get: the configured one, or one prepared from it with `sandbox.prepare`.
+"""What must be there before a run begins: a good engine, what is visible, and the image that its agents get.
+
+That is the configured image, or one prepared from it with `sandbox.prepare`.
 
 The commands and files are the user's own words in a config that the user named (`config/load.py`); still, a file that is
 secret-like by name or content is refused, because what a command reads it may leave in the image.
@@ -6,15 +8,54 @@ secret-like by name or content is refused, because what a command reads it may l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import anyio.to_thread
 
-from massgen.config.model import PrepareFile, SandboxConfig
+from massgen.config.model import Config, PrepareFile, SandboxConfig
 from massgen.context.names import inside_secret, words_to_look_for
-from massgen.errors import ConfigError
-from sandbox import Engine, SpecError
+from massgen.context.rules import Rules, rules_for
+from massgen.coordination import direct
+from massgen.coordination.shown import Shown, decide
+from massgen.coordination.start import Found, clean_start
+from massgen.errors import ConfigError, SandboxFailed
+from sandbox import Engine, SandboxError, SpecError
 from sandbox.prepare import MAX_FILES_BYTES, Surroundings, prepare
+from sandbox.probe import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """Nothing stands in the way of a run."""
+
+    context: Rules
+    shown: Mapping[Path, Shown]
+    """By context path."""
+    image: str
+    """What its agents get."""
+    clean: Found
+    """What dead runs had left."""
+
+
+async def ready(config: Config, engine: Engine, state_dir: Path, say: Callable[[str], None]) -> Ready:
+    """Once all that dead runs left is away. Raises ConfigError, SandboxFailed, ApplyConflict."""
+    paths = [*config.context_paths, *(path for agent in config.agents for path in agent.context_paths)]
+    roots = [path.path for path in config.write_paths]
+    try:
+        await engine.image(config.sandbox.image)
+        clean = await clean_start(state_dir, engine=engine, roots=roots, image=config.sandbox.image)
+        context = await anyio.to_thread.run_sync(rules_for, paths)
+        if config.write == "direct":
+            await anyio.to_thread.run_sync(direct.check, roots)
+        image = await prepared_image(config.sandbox, engine, os.environ, say=say)
+        await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
+        shown = await decide(paths, context, draft=config.sandbox.draft, engine=engine, image=image)
+    except SandboxError as error:
+        raise SandboxFailed(str(error)) from error
+    return Ready(context=context, shown=shown, image=image, clean=clean)
 
 
 async def prepared_image(

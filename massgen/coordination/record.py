@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,10 @@ class Record:
     protected: tuple[str, ...] = ()
     agents: tuple[Mapping[str, str], ...] = ()
     """{id, label}, registration order."""
+    listing: str = ""
+    """Blob of what the write paths held at the start (`Base.listing_json`)."""
+    invocation: Mapping[str, Any] = field(default_factory=dict)
+    """How the command line began it (`flags`, `cwd`), to load its config again. Empty: it was begun from Python."""
     status: str = "running"
     """`running`, then the outcome of RunFinished. A run that was killed stays `running`."""
     exit_code: int | None = None

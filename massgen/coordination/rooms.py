@@ -22,7 +22,10 @@ from typing import Literal
 
 from massgen.agent.view import Place
 from massgen.events.types import Event, SandboxEnded, SandboxStarted
-from sandbox import Engine, Lease, Limits, Mount, Sandbox, SandboxSpec
+from sandbox import Engine, EngineDied, Lease, Limits, Mount, Sandbox, SandboxLost, SandboxSpec
+
+ALIVE_S = 10.0
+"""For `true` in a container whose agent failed: whether it is the container that is gone."""
 
 Role = Literal["agent", "verify", "merge", "final", "lease"]
 
@@ -97,3 +100,12 @@ class Rooms:
         if role == "agent" and self.read_only:
             return tuple(replace(m, mode="ro") for m in (*self.mounts, *own))
         return (*self.mounts, *own)
+
+
+async def still_there(box: Sandbox, why: str) -> None:
+    """After a look that failed for some reason. Raises: EngineDied, SandboxLost: it was not the agent."""
+    outcome = await box.run(["true"], timeout_s=ALIVE_S)
+    if outcome.reason == "engine":
+        raise EngineDied(f"the container engine is gone ({why})", op="look")
+    if outcome.reason == "lost":
+        raise SandboxLost(f"its container is gone ({why})", op="look")

@@ -18,12 +18,14 @@ from pathlib import Path
 from massgen.coordination import record as records
 from massgen.coordination import tidy
 from massgen.coordination.leases import held_leases
+from massgen.coordination.originals import Originals
 from massgen.coordination.record import Record
+from massgen.coordination.resume import why_not
 from massgen.errors import ConfigError
 from massgen.events.codec import LogError
 from massgen.events.replay import read
 from massgen.events.types import AnswerGiven, Applied, LeaseGranted, Presented
-from sandbox import SnapshotError, Store, owner
+from sandbox import SnapshotError, Store
 
 YOUNG_S = 3600.0
 
@@ -38,6 +40,8 @@ class Shelved:
     """Its process still runs."""
     bytes: int
     """Of its own folder, without the shared store."""
+    resumable: bool = False
+    """`massgen resume` goes on with it."""
 
     @property
     def status(self) -> str:
@@ -59,15 +63,10 @@ def shelf(state_dir: Path) -> tuple[Shelved, ...]:
 def _found(state_dir: Path) -> Iterator[Shelved]:
     for path in (state_dir / "runs").glob(f"*/{records.FILE}"):
         with suppress(ConfigError, ValueError, OSError):
-            folder = path.parent
-            yield Shelved(folder=folder, record=records.load(folder), alive=_alive(folder), bytes=_size(folder))
-
-
-def _alive(folder: Path) -> bool:
-    try:
-        return owner.alive((folder / tidy.OWNER).read_text(encoding="ascii"))
-    except OSError:
-        return False
+            folder, record = path.parent, records.load(path.parent)
+            applied = record.written and any(folder.glob("writes/*-apply"))
+            able = bool(record.invocation) and not applied and not why_not(folder, record)
+            yield Shelved(folder=folder, record=record, alive=tidy.living(folder), bytes=_size(folder), resumable=able)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +161,8 @@ def _manifests(run: Shelved) -> set[str]:
 
 
 def _blobs(run: Shelved, store: Store) -> set[str]:
-    found = {str(row.get("sha256", "")) for row in run.record.originals}
+    rows = (*run.record.originals, *Originals(run.folder).load())
+    found = {run.record.listing} | {str(row.get("sha256", "")) for row in rows}
     return (found | _contents(_manifests(run), store)) - {""}
 
 

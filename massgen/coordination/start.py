@@ -26,6 +26,8 @@ class Found:
     containers: tuple[str, ...]
     ended: tuple[str, ...]
     """A sentence on each write that was killed, for the user."""
+    killed: tuple[str, ...]
+    """Runs that died and are said to be dead for the first time."""
 
 
 async def clean_start(state_dir: Path, *, engine: Engine, roots: Iterable[Path] = (), image: str = "") -> Found:
@@ -36,5 +38,5 @@ async def clean_start(state_dir: Path, *, engine: Engine, roots: Iterable[Path] 
     containers = await engine.reap()
     await bury(engine)
     ended = await recover(state_dir, engine=engine, roots=roots, image=image)
-    await anyio.to_thread.run_sync(tidy.sweep, state_dir)
-    return Found(containers=containers, ended=ended)
+    killed = await anyio.to_thread.run_sync(tidy.sweep, state_dir)
+    return Found(containers=containers, ended=ended, killed=killed)

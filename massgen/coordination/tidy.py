@@ -1,13 +1,16 @@
 """What a run needs only while it lives, and who removes it: the run itself, or, when it was killed, the next one.
 
 A living run is told from a dead one by its process (pid, start time, boot), never by age: a run may take hours, and pids are
-used again.
+used again. Who buries a dead run, and who goes on with it, holds its lock meanwhile: one of them is told that it is too late.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,31 @@ from sandbox import owner, scratch
 
 OWNER = "owner"
 PEERS = "peers"
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def changing_hands(folder: Path) -> Iterator[bool]:
+    """Nobody else buries or takes over this run meanwhile; false: somebody else is at it. Freed with the process."""
+    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(fd)
+
+
+def living(folder: Path) -> bool:
+    """The process of this run still goes on. What cannot be judged counts as living."""
+    try:
+        return owner.alive((folder / OWNER).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
 
 
 def new_run(state_dir: Path, *, run_id: str | None = None) -> Path:
@@ -41,13 +69,12 @@ def sweep(state_dir: Path) -> tuple[str, ...]:
     scratch.bury(state_dir / "runs")
     killed = []
     for mark in (state_dir / "runs").glob(f"*/{OWNER}"):
-        try:
-            dead = not owner.alive(mark.read_text(encoding="ascii"))
-        except OSError:
-            continue  # another start was faster
-        if dead:
-            _bury(mark.parent)
-            killed.append(mark.parent.name)
+        if living(mark.parent):
+            continue
+        with contextlib.suppress(FileNotFoundError), changing_hands(mark.parent) as ours:
+            if ours and mark.exists() and not living(mark.parent):  # else another start was faster, or it goes on
+                _bury(mark.parent)
+                killed.append(mark.parent.name)
     staged = [(place, place.name.split("-")[1]) for place in (state_dir / "store" / "blobs").glob(".in-*")]
     staged += [(place, place.name.split(".")[2]) for place in (state_dir / "store" / "snapshots").glob(".*.*.*")]
     for place, pid in staged:

@@ -20,10 +20,12 @@ import anyio
 
 from massgen.agent.counts import Counts, parse_counts
 from massgen.events.types import Verified
-from sandbox import Outcome, Sandbox, SandboxError, Snapshot, Store
+from sandbox import EngineDied, EngineUnavailable, Outcome, Sandbox, SandboxError, Snapshot, Store
 
 VERIFY_TIMEOUT_S = 600.0
 TAIL_CHARS = 4000
+COULD_NOT = "could not run"
+"""The summary when there was no container for it."""
 AT_ONCE = 2
 """Verify containers at a time; they compete with agents for processors."""
 
@@ -54,10 +56,16 @@ class Verifier:
         self._done: dict[str, Verified] = {}
         self._running: dict[str, anyio.Lock] = {}
 
+    def remember(self, snapshot: Snapshot, verdict: Verified | None) -> None:
+        """A verdict of before the run was resumed: the same content is not verified again."""
+        if verdict and verdict.summary != COULD_NOT:
+            self._done[without_protected(snapshot, self._protected).id] = verdict
+
     async def check(self, answer: str, snapshot: Snapshot, *, agent: str = "") -> Verified:
         """The verdict on a snapshot, named `answer` (`agent1.2`, `base`, `final`).
 
-        Never raises for the sandbox: a container that cannot run is a verdict too, as coordination waits for one.
+        A container that cannot run is a verdict, too, as coordination waits for one. Raises: EngineDied, EngineUnavailable, which
+        say nothing of the answer.
         """
         judged = without_protected(snapshot, self._protected)
         changed = tests_changed(judged)
@@ -66,8 +74,10 @@ class Verifier:
                 try:
                     async with self._limiter:
                         self._done[judged.id] = await self._run(judged, agent)
+                except (EngineDied, EngineUnavailable):
+                    raise
                 except SandboxError as error:
-                    return Verified(answer=answer, ok=False, summary="could not run", tail=str(error), tests_changed=changed)
+                    return Verified(answer=answer, ok=False, summary=COULD_NOT, tail=str(error), tests_changed=changed)
         known = self._done[judged.id]
         return Verified(
             answer=answer,
@@ -85,6 +95,8 @@ class Verifier:
             if snapshot.entries:
                 await box.apply(snapshot, self._store)
             outcome = await box.run(["sh", "-c", self._command], cwd=self._cwd, timeout_s=self._timeout_s)
+        if outcome.reason == "engine":
+            raise EngineDied(f"the container engine is gone ({outcome.why})", op="verify")
         return verdict_of(outcome)
 
 
@@ -122,7 +134,7 @@ def _summary(outcome: Outcome, counts: Counts | None) -> str:
         case "exited":
             return f"FAIL exit {outcome.exit_code}"
         case "refused" | "lost" | "engine" | "killed":
-            return "could not run"
+            return COULD_NOT
         case "signalled":
             return f"FAIL signal {outcome.signal}"
         case limit:

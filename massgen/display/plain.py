@@ -9,6 +9,8 @@ through `text.py` and into `rich.text.Text`, never into markup.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
@@ -81,6 +83,15 @@ class Progress:
         if said:
             self._quiet_since[said[0]] = now
             self._line(now, *said)
+
+    def catch_up(self, past: Sequence[Envelope]) -> None:
+        """What happened before this process went on with the run: one line of it, and the names are known."""
+        for envelope in past:
+            self._story.feed(envelope)
+        story = self._story
+        self._width = max([8, *(len(line(a, 24)) for a in story.agents)])
+        done = f"{count(len(story.answers), 'answer')}, {count(len(story.votes), 'vote')} so far"
+        self._said("resume", f"run {story.run_id} · {line(story.started.prompt, 72) if story.started else ''} · {done}")
 
     def _plan(self, event: RunStarted) -> None:
         self._width = max([8, *(len(line(a, 24)) for a in self._story.agents)])

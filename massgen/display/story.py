@@ -18,6 +18,7 @@ from massgen.events.types import (
     Notice,
     Presented,
     RunFinished,
+    RunResumed,
     RunStarted,
     Selected,
     Verified,
@@ -82,6 +83,8 @@ class Story:
             self.votes.clear()
         elif isinstance(event, DebateStarted):
             self.votes.clear()
+        elif isinstance(event, RunResumed):
+            self.finished = None
         elif isinstance(event, VoteCast):
             self.votes = [v for v in self.votes if v.agent != event.agent]
             self.votes.append(event)

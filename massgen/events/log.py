@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from massgen.events.codec import Envelope, LogError, encode
+from massgen.events.replay import GOES_ON, read
 from massgen.events.types import AnswerGiven, Applied, Event, LeaseGranted, Notice, RunFinished
 
 FILE = "events.jsonl"
@@ -24,6 +25,7 @@ Reader = Callable[[Envelope], None]
 """Called with every event, in order, on the emitting thread; must be quick."""
 
 _DURABLE = (AnswerGiven, LeaseGranted, Applied, RunFinished)
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
 
 
 def utc_now() -> datetime:
@@ -38,20 +40,26 @@ class EventLog:
     """
 
     def __init__(
-        self, folder: Path, run_id: str, *, readers: Sequence[Reader] = (), clock: Callable[[], datetime] = utc_now
+        self,
+        folder: Path,
+        run_id: str,
+        *,
+        readers: Sequence[Reader] = (),
+        clock: Callable[[], datetime] = utc_now,
+        past: Sequence[Envelope] | None = None,
     ) -> None:
+        """`past`: what `reopen` found; None makes a new log."""
         self.path = folder / FILE
         self.run_id = run_id
         self._readers = list(readers)
         self._clock = clock
-        self._seq = 0
-        self._size = 0
+        self._seq = len(past or ())
         self._ended = False
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._fd = os.open(self.path, flags, 0o600)
+            self._fd = os.open(self.path, _FLAGS if past else _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError as error:
             raise LogError(f"{self.path} exists: a run never writes into the log of another") from error
+        self._size = os.fstat(self._fd).st_size
         _sync_folder(folder)
 
     @property
@@ -111,6 +119,29 @@ class EventLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def reopen(
+    folder: Path, run_id: str, *, readers: Sequence[Reader] = (), clock: Callable[[], datetime] = utc_now
+) -> tuple[EventLog, tuple[Envelope, ...]]:
+    """The log of a run that did not come to its end, to be gone on with, and what is in it. Blocks.
+
+    A torn last line is cut off, whatever of it is there: nobody was told of it. No reader is told of the old events.
+    Raises LogError: damage, or a run that has ended.
+    """
+    path = folder / FILE
+    past = tuple(read(path)) if path.exists() else ()
+    end = past[-1].event if past else None
+    if isinstance(end, RunFinished) and end.outcome not in GOES_ON:
+        raise LogError(f"{path}: the run has ended ({end.outcome})")
+    if not past:
+        path.unlink(missing_ok=True)
+        return EventLog(folder, run_id, readers=readers, clock=clock), ()
+    with path.open("rb+") as file:
+        whole = sum(len(line) for line in file if line.endswith(b"\n"))
+        file.truncate(whole)
+        os.fsync(file.fileno())
+    return EventLog(folder, run_id, readers=readers, clock=clock, past=past), past
 
 
 def _sync_folder(folder: Path) -> None:

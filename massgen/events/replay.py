@@ -2,6 +2,8 @@
 
 A torn last line (a run killed in mid-write) is dropped. Anything else that is wrong is an error with its line:
 a log with a hole would replay to a state that never was.
+
+A log is unfinished when it has no terminal event, or one that blames the machine (`GOES_ON`): such a run can be resumed.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from pathlib import Path
 from typing import get_args
 
 from massgen.events.codec import Envelope, LogError, decode
-from massgen.events.types import Fact, RunFinished
+from massgen.events.types import Fact, RunFinished, RunResumed
+
+GOES_ON = frozenset({"crashed", "sandbox"})
+"""Outcomes after which a run may be resumed: a full disk, a dead engine, an error of ours."""
 
 _FACTS = get_args(Fact)
 
@@ -44,10 +49,14 @@ def is_fact(event: object) -> bool:
 
 
 def _check_order(last: Envelope | None, envelope: Envelope) -> None:
-    if last is not None and isinstance(last.event, RunFinished):
+    if last is not None and isinstance(last.event, RunFinished) and not _takes_back(envelope, last.event):
         raise LogError("an event after RunFinished")
     wanted = 1 if last is None else last.seq + 1
     if envelope.seq != wanted:
         raise LogError(f"event {envelope.seq} where {wanted} belongs")
     if last is not None and envelope.run_id != last.run_id:
         raise LogError(f"an event of another run ({envelope.run_id})")
+
+
+def _takes_back(envelope: Envelope, end: RunFinished) -> bool:
+    return isinstance(envelope.event, RunResumed) and end.outcome in GOES_ON

@@ -38,6 +38,17 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunResumed(Event):
+    """Another process goes on with a run that had not come to its end. What follows counts as if it had never stopped."""
+
+    after: str
+    """`killed`, or the outcome of the RunFinished that it takes back (`crashed`, `sandbox`)."""
+    events: int
+    """How many were there."""
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notice(Event):
     """Something the user should know, said once. `level` is info or warning."""
 
@@ -335,7 +346,10 @@ class Conflicted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
-    """The one terminal event. `outcome` is one word for people: applied, ready, answered, failed, timeout and so on."""
+    """The terminal event. `outcome` is one word for people: applied, ready, answered, failed, timeout and so on.
+
+    Nothing follows it; only after `crashed` and `sandbox`, where the machine failed and not the run, a RunResumed may.
+    """
 
     exit_code: int
     outcome: str

@@ -12,26 +12,26 @@ import anyio
 from massgen.agent.view import Answered, Decision, Failed, HandIn, Presented, ShownAnswer, View, Voted
 from massgen.config.model import ContextPath, Novelty
 from massgen.context.rules import rules_for
+from massgen.coordination import begin, resume
 from massgen.coordination import record as records
-from massgen.coordination.archive import Archive
 from massgen.coordination.chair import Seat
 from massgen.coordination.conclude import Conclusion, WriteMode, conclude
-from massgen.coordination.orchestrator import Coordination, Decided
+from massgen.coordination.decided import Decided
+from massgen.coordination.orchestrator import Coordination
 from massgen.coordination.patience import Patience
-from massgen.coordination.peers import Peers
 from massgen.coordination.record import Record
+from massgen.coordination.recovery import recover
+from massgen.coordination.relive import NOTHING, Past, read_past, relive
 from massgen.coordination.rooms import Rooms
-from massgen.coordination.state import Rules, State
+from massgen.coordination.state import Rules, State, start
 from massgen.coordination.target import Target
 from massgen.coordination.verify import Verifier
-from massgen.events.log import EventLog
+from massgen.events.codec import Envelope
+from massgen.events.log import EventLog, reopen
 from massgen.events.replay import read
-from massgen.events.types import (
-    Event,
-)
+from massgen.events.types import Event, RunStarted
 from massgen.messages import Message
 from sandbox import Mount, Sandbox, Store
-from sandbox.base import Base
 from sandbox.testing import FakeEngine
 
 SLOW_S = 60.0
@@ -109,6 +109,7 @@ class Run:
     news_within_s: float = SLOW_S
     read_only: bool = False
     on_event: Callable[[Event], object] = lambda _: None
+    on_envelope: Callable[[Envelope], object] = lambda _: None
     decided: Decided | None = None
     live: State | None = None
 
@@ -132,81 +133,106 @@ class Run:
 
     async def _go(self, patience: Patience) -> Conclusion:
         self.run_dir = records.new_run(self.state_dir)
-        store = Store(self.state_dir / "store")
-        labels = tuple(self.plays)
-        records.save(
-            self.run_dir,
-            Record(
-                run_id=self.run_dir.name,
-                started="2026",
-                prompt="fix it",
-                image="fake",
-                write_mode=self.write_mode,
-                verify=self.verify,
-                roots=(str(self.project),),
-                protected=tuple(map(str, self.protected)),
-                agents=tuple({"id": f"id-{label}", "label": label} for label in labels),
-            ),
+        record = Record(
+            run_id=self.run_dir.name,
+            started="2026",
+            prompt="fix it",
+            image="fake",
+            write_mode=self.write_mode,
+            verify=self.verify,
+            roots=(str(self.project),),
+            protected=tuple(map(str, self.protected)),
+            agents=tuple({"id": f"id-{label}", "label": label} for label in self.plays),
         )
-        base = Base.take([self.project], store)
-        peers = Peers(self.run_dir / "peers", store)
-        archive = Archive(store=store, base=base, peers=peers)
+        records.save(self.run_dir, record)
+        (self.run_dir / resume.CONFIG).write_text("")
+        with EventLog(self.run_dir, self.run_dir.name, readers=[self._reader]) as log:
+            return await self._work(patience, record, log, NOTHING)
+
+    async def resume(self) -> Conclusion:
+        """Go on with what is in `run_dir`, as `app.resume` does."""
+        await recover(self.state_dir, engine=self.engine, roots=[self.project])
+        with anyio.fail_after(SLOW_S), resume.taken_over(self.run_dir) as record:
+            log, envelopes = reopen(self.run_dir, self.run_dir.name, readers=[self._reader])
+            past, applied = resume.settled(record, read_past(envelopes), Store(self.state_dir / "store"))
+            with log:
+                for event in resume.opening(past, events=len(envelopes), version="") if envelopes else ():
+                    log.emit(event)
+                if applied:
+                    log.emit(applied)
+                patience = Patience(deadline=anyio.current_time() + SLOW_S, stop=anyio.Event())
+                return await self._work(patience, record, log, past)
+
+    def _reader(self, envelope: Envelope) -> None:
+        self.on_event(envelope.event)
+        self.on_envelope(envelope)
+
+    async def _work(self, patience: Patience, record: Record, log: EventLog, past: Past) -> Conclusion:
+        store = Store(self.state_dir / "store")
+        archive, notices = begin.archive(record, past, self.run_dir, store)
         context = rules_for([ContextPath(path=self.project, permission="write")])
-        self.peers = peers.folder
+        self.peers = archive.peers
         target = Target(roots=(self.project,), protected=self.protected)
-        with EventLog(self.run_dir, self.run_dir.name, readers=[lambda envelope: self.on_event(envelope.event)]) as log:
-            rooms = Rooms(
-                run_id=self.run_dir.name,
-                engine=self.engine,
-                emit=log.emit,
-                image="fake",
-                mounts=(Mount(source=self.project, mode="draft", withhold=context.withhold(self.project)),),
-                peers=peers.folder,
-                cwd=str(self.project),
-                read_only=self.read_only,
+        rules = replace(self.rules, verify=bool(self.verify))
+        if past.started is None:
+            agents = tuple({"id": f"id-{label}", "label": label} for label in self.plays)
+            log.emit(RunStarted(prompt="fix it", agents=agents, write_mode=self.write_mode, context=(), image="fake"))
+        for notice in notices:
+            log.emit(notice)
+        rooms = Rooms(
+            run_id=self.run_dir.name,
+            engine=self.engine,
+            emit=log.emit,
+            image="fake",
+            mounts=(Mount(source=self.project, mode="draft", withhold=context.withhold(self.project)),),
+            peers=archive.peers,
+            cwd=str(self.project),
+            read_only=self.read_only,
+        )
+        verifier = None
+        if self.verify:
+            verifier = Verifier(
+                command=self.verify,
+                cwd=rooms.cwd,
+                store=store,
+                protected=target.protected_names,
+                open_box=lambda agent: rooms.open("verify", agent),
             )
-            verifier = None
-            if self.verify:
-                verifier = Verifier(
-                    command=self.verify,
-                    cwd=rooms.cwd,
-                    store=store,
-                    protected=target.protected_names,
-                    open_box=lambda agent: rooms.open("verify", agent),
-                )
-            seats = {
-                label: Seat(label=label, open_session=_opens(play), needs_verdicts=self.needs_verdicts)
-                for label, play in self.plays.items()
-            }
-            coordination = Coordination(
-                task="fix it",
-                seats=tuple(seats.values()),
-                rooms=rooms,
-                archive=archive,
-                log=log,
-                rules=replace(self.rules, verify=bool(self.verify)),
-                verifier=verifier,
-                context=context,
-                novelty=self.novelty,
-                retry_s=0.0,
-                news_within_s=self.news_within_s,
-            )
-            self.decided = await coordination.run(patience)
-            self.live = coordination.state
-            return await conclude(
-                self.decided,
-                task="fix it",
-                seats=seats,
-                rooms=rooms,
-                archive=archive,
-                log=log,
-                context=context,
-                patience=patience,
-                verifier=verifier,
-                target=target,
-                write_mode=self.write_mode,
-                save=lambda change: records.save(self.run_dir, change(records.load(self.run_dir))),
-            )
+        seats = {
+            label: Seat(label=label, open_session=_opens(play), needs_verdicts=self.needs_verdicts)
+            for label, play in self.plays.items()
+        }
+        coordination = Coordination(
+            task="fix it",
+            seats=tuple(seats.values()),
+            rooms=rooms,
+            archive=archive,
+            log=log,
+            rules=rules,
+            verifier=verifier,
+            context=context,
+            novelty=self.novelty,
+            retry_s=0.0,
+            news_within_s=self.news_within_s,
+            past=relive(start(list(self.plays), rules), past) if past.started else None,
+        )
+        self.decided = await coordination.run(patience)
+        self.live = coordination.state
+        return await conclude(
+            self.decided,
+            task="fix it",
+            seats=seats,
+            rooms=rooms,
+            archive=archive,
+            log=log,
+            context=context,
+            patience=patience,
+            verifier=verifier,
+            target=target,
+            write_mode=self.write_mode,
+            past=past,
+            save=lambda change: records.save(self.run_dir, change(records.load(self.run_dir))),
+        )
 
 
 def _opens(play: Play) -> Callable[[Sandbox, tuple[Message, ...]], object]:
