@@ -26,14 +26,15 @@ import docker.types
 import requests.exceptions
 from docker.utils import kwargs_from_env
 
-from sandbox import owner, seccomp
+from sandbox import owner
 from sandbox.engines import docker_volumes
 from sandbox.engines.base import ALIVE_S, EngineFacts, ImageFacts, Link
+from sandbox.engines.docker_container import config_of, host_config_of, start_attached
 from sandbox.engines.images import Images
 from sandbox.engines.stream import RawStream
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, StartFailed
 from sandbox.facts import cache_folder, guest_zip
-from sandbox.plan import GUEST, Bind, Plan, Tmpfs
+from sandbox.plan import Plan
 
 T = TypeVar("T")
 Client = Any
@@ -142,9 +143,13 @@ class DockerEngine:
                 op="start",
             )
         name = "massgen-" + os.urandom(8).hex()
+        return await self._linked(name, lambda client: self._launch(client, name, plan, facts))
+
+    async def _linked(self, name: str, launch: Callable[[Client], tuple[str, socket.socket]]) -> DockerLink:
+        """What was launched, under that name, as a link. When it fails, or is cancelled, no container stays."""
         with anyio.CancelScope(shield=True):  # a thread cannot be cancelled: bounded by CALL_S, then cleaned up
             try:
-                container, raw = await _call(lambda: self._launch(name, plan, facts))
+                container, raw = await _call(lambda: self._with_client(launch))
             except BaseException:
                 await self._remove(name)
                 raise
@@ -157,27 +162,17 @@ class DockerEngine:
             raise
         return link
 
-    def _launch(self, name: str, plan: Plan, facts: EngineFacts) -> tuple[str, socket.socket]:
-        def launch(client: Client) -> tuple[str, socket.socket]:
-            options = _host_config(plan, facts)
+    def _launch(self, client: Client, name: str, plan: Plan, facts: EngineFacts) -> tuple[str, socket.socket]:
+        try:
+            options = host_config_of(plan, facts)
             volumes = self._volumes[name] = docker_volumes.create(client, plan.volumes)
             options["mounts"] += docker_volumes.mounts(plan, volumes)
-            config = client.create_container_config(**_config(plan), host_config=client.create_host_config(**options))
+            config = client.create_container_config(**config_of(plan), host_config=client.create_host_config(**options))
             config["StopSignal"] = "SIGKILL"
             for mount in config["HostConfig"].get("Mounts") or []:
                 if mount["Type"] == "bind":
                     mount["BindOptions"] = self._bind_options(read_only=bool(mount["ReadOnly"]))
-            container = str(client.create_container_from_config(config, name)["Id"])
-            ours = _attach(client, container)
-            try:
-                client.start(container)
-            except BaseException:
-                ours.close()
-                raise
-            return container, ours
-
-        try:
-            return self._with_client(launch)
+            return start_attached(client, config, name)
         except docker.errors.APIError as error:
             raise StartFailed(_explain(str(error.explanation or error), plan.image), op="start") from error
 
@@ -301,17 +296,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-def _attach(client: Client, container: str) -> socket.socket:
-    attached = client.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-    raw = getattr(attached, "_sock", attached)
-    ours = socket.socket(fileno=os.dup(raw.fileno()))
-    # The SDK's own descriptor would stay open until the garbage collector comes by; meanwhile epoll still knows the
-    # connection under a number that is ours no more, and the event loop spins.
-    attached.close()
-    raw.close()
-    return ours
-
-
 async def _call(work: Callable[[], T], *, abandon: bool = False) -> T:
     """Run a blocking SDK call in a thread and translate what it raises. Bounded by the client's own timeout.
 
@@ -342,59 +326,3 @@ def _explain(text: str, image: str) -> str:
     if re.search(r"python3.*(not found|no such file)", text, re.IGNORECASE):
         return f"image {image} has no python3; any image with python3 3.9 or newer works (massgen's own: `massgen images build`)"
     return f"the engine could not start a container of {image}: {text.strip()}"
-
-
-def _config(plan: Plan) -> dict[str, Any]:
-    return {
-        "image": plan.image,
-        "command": [],
-        "entrypoint": ["python3", "-I", "-S", GUEST],
-        "user": f"{plan.uid}:{plan.gid}",
-        # A name without a value takes the image's own variable away: LD_PRELOAD and its like must not reach PID 1.
-        "environment": {**dict.fromkeys(plan.unset), **plan.env},
-        "working_dir": "/",
-        "labels": {**plan.labels, owner.LABEL: owner.me()},
-        "stdin_open": True,
-        "detach": False,
-        "tty": False,
-        "healthcheck": {"test": ["NONE"]},
-        "hostname": "sandbox",
-    }
-
-
-def _host_config(plan: Plan, facts: EngineFacts) -> dict[str, Any]:
-    limits = plan.limits
-    return {
-        "network_mode": "none",
-        "auto_remove": True,
-        "read_only": True,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges", f"seccomp={seccomp.profile()}"],
-        "ipc_mode": "private",
-        "cgroupns": "private",
-        "log_config": docker.types.LogConfig(type="none"),
-        "mem_limit": plan.memory_bytes,
-        "memswap_limit": plan.memory_bytes,
-        "nano_cpus": int(min(limits.cpus, facts.cpus) * 1e9),
-        "pids_limit": limits.pids,
-        "shm_size": limits.tmp_bytes,
-        "init": False,
-        **({"runtime": plan.runtime} if plan.runtime else {}),
-        "ulimits": [
-            docker.types.Ulimit(name="nofile", soft=limits.open_files, hard=limits.open_files),
-            docker.types.Ulimit(name="core", soft=0, hard=0),
-            *([docker.types.Ulimit(name="fsize", soft=plan.file_bytes, hard=plan.file_bytes)] if plan.file_bytes else ()),
-        ],
-        "mounts": [_bind(b) for b in plan.binds],
-        "tmpfs": {t.target: _tmpfs(t, plan) for t in plan.tmpfs},
-    }
-
-
-def _bind(bind: Bind) -> docker.types.Mount:
-    return docker.types.Mount(target=bind.target, source=bind.source, type="bind", read_only=bind.read_only)
-
-
-def _tmpfs(mount: Tmpfs, plan: Plan) -> str:
-    access = "ro" if mount.read_only else "rw"
-    size = f"size={mount.size_bytes},nr_inodes={mount.inodes}"
-    return f"{access},exec,nosuid,nodev,{size},mode={mount.mode:o},uid={plan.uid},gid={plan.gid}"

@@ -12,13 +12,13 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import docker.errors
 import docker.types
 
 from sandbox import owner
 from sandbox.engines.base import Link
-from sandbox.engines.docker import Client, DockerLink, _attach, _call
+from sandbox.engines.docker import Client, _call
+from sandbox.engines.docker_container import start_attached
 from sandbox.engines.images import FOLDER, PREPARED_LABEL, VARIANT_LABEL, ImageRow, Preparing
 from sandbox.errors import EngineError, StartFailed
 
@@ -37,7 +37,7 @@ class DockerImages:
         self._engine = engine
         # The two modules are one secret, in two files for their length.
         self._with_client = engine._with_client  # noqa: SLF001
-        self._discard = engine._remove  # noqa: SLF001
+        self._linked = engine._linked  # noqa: SLF001
 
     async def open(self, preparing: Preparing, *, program: str) -> Link:
         """Create attached, attach, start; like a guest, but as root and with network."""
@@ -60,32 +60,12 @@ class DockerImages:
                 hostname="prepare",
                 host_config=host,
             )
-            container = str(client.create_container_from_config(config, name)["Id"])
-            ours = _attach(client, container)
-            try:
-                client.start(container)
-            except BaseException:
-                ours.close()
-                raise
-            return container, ours
+            return start_attached(client, config, name)
 
-        with anyio.CancelScope(shield=True):  # a thread cannot be cancelled: bounded by its deadline, then cleaned up
-            try:
-                container, raw = await _call(lambda: self._with_client(launch))
-            except EngineError as error:
-                await self._discard(name)
-                raise StartFailed(f"the container to prepare the image in did not start: {error}", op="prepare") from error
-            except BaseException:
-                await self._discard(name)
-                raise
-        link = DockerLink(self._engine, container, name, raw)
         try:
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await link.aclose()
-            raise
-        return link
+            return await self._linked(name, launch)
+        except EngineError as error:
+            raise StartFailed(f"the container to prepare the image in did not start: {error}", op="prepare") from error
 
     async def keep(self, link: Link, *, tag: str, labels: Mapping[str, str], comment: str) -> None:
         """Commit. The container's own configuration (owner, program) does not go along."""
