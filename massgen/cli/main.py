@@ -33,6 +33,7 @@ COMMANDS = {
     "show": "Print one run: answers, votes, result.",
     "gc": "Remove old runs, and what dead ones left behind.",
     "images": "List prepared images, and remove those that nobody uses.",
+    "models": "List models, whose keys are there and what answers; fetch a model file.",
     "doctor": "Check engine, image, keys, and the isolation guarantees.",
 }
 DEFAULT = "run"

@@ -85,6 +85,10 @@ class ChatModel:
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise self._client.endpoint.garbage(f"no word probabilities: {error!r}") from error
 
+    async def models(self) -> tuple[str, ...]:
+        """What the server offers, by its own list. Raises: ModelError."""
+        return await self._client.models()
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()

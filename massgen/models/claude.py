@@ -74,6 +74,21 @@ class ClaudeModel:
                     raise refusal.meaning from refusal.__cause__
                 self._streams = False
 
+    async def models(self) -> tuple[str, ...]:
+        """What the server offers, by its own list. Raises: ModelError."""
+        import anthropic
+        import httpx2
+
+        try:
+            page = await self._client.models.list(limit=1000)
+            return tuple(str(model.id) for model in page.data)
+        except anthropic.AnthropicError as error:
+            raise self._refusal(error).meaning from self._endpoint.cause(error)
+        except (httpx2.HTTPError, OSError, anyio.EndOfStream) as error:
+            raise self._endpoint.broken(error, self._silence_s) from self._endpoint.cause(error)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise self._endpoint.garbage(f"{error!r}") from self._endpoint.cause(error)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()

@@ -71,6 +71,23 @@ class GeminiModel:
                     raise refusal.meaning from refusal.__cause__
                 self._streams = False
 
+    async def models(self) -> tuple[str, ...]:
+        """What the server offers, by its own list. Raises: ModelError."""
+        import httpx2
+        from google.genai import errors
+
+        try:
+            page = await self._client.models.list(config={"page_size": 1000})
+            return tuple(str(model.name).removeprefix("models/") for model in page.page)
+        except errors.APIError as error:
+            said = str(error.message or error)
+            meaning = self._endpoint.failure(error.code, str(error.status or ""), said, _headers(error))
+            raise meaning from self._endpoint.cause(error)
+        except (httpx2.HTTPError, OSError, anyio.EndOfStream) as error:
+            raise self._endpoint.broken(error, self._silence_s) from self._endpoint.cause(error)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise self._endpoint.garbage(f"{error!r}") from self._endpoint.cause(error)
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()

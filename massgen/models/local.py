@@ -121,8 +121,7 @@ def _require(weights: Path) -> None:
     if not usable(weights):
         size = f"{QWEN_CODER.size_bytes / 1e9:.1f} GB"
         raise ConfigError(
-            f"the local model's weights are not at {weights}, or were not checked; "
-            f"fetch them ({size}, once): {sys.executable} -m massgen.models.weights"
+            f"the local model's weights are not at {weights}, or were not checked; fetch them ({size}, once): massgen models pull"
         )
 
 

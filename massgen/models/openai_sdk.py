@@ -98,6 +98,7 @@ class OpenAIClient:
 
     async def models(self) -> tuple[str, ...]:
         """What the server offers, by its own list. Raises: ModelError."""
+        import httpx2
         import openai
 
         try:
@@ -105,6 +106,8 @@ class OpenAIClient:
             return tuple(str(model.id) for model in page.data)
         except openai.OpenAIError as error:
             raise self._refusal(error).meaning from self.endpoint.cause(error)
+        except (httpx2.HTTPError, OSError, anyio.EndOfStream) as error:
+            raise self.endpoint.broken(error, self._silence_s) from self.endpoint.cause(error)
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise self.endpoint.garbage(f"{error!r}") from self.endpoint.cause(error)
 

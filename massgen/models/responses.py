@@ -61,6 +61,10 @@ class ResponsesModel:
                     raise refusal.meaning from refusal.__cause__
                 self._dialect = learned
 
+    async def models(self) -> tuple[str, ...]:
+        """What the server offers, by its own list. Raises: ModelError."""
+        return await self._client.models()
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()

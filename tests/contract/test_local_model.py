@@ -167,7 +167,7 @@ def test_a_killed_host_leaves_no_server(code: str) -> None:
 async def test_missing_weights_are_told_with_the_command(tmp_path: Path) -> None:
     """What is missing, how big it is, and what to type."""
     pytest.importorskip("xllamacpp")
-    with pytest.raises(ConfigError, match=r"1\.1 GB.*-m massgen\.models\.weights"):
+    with pytest.raises(ConfigError, match=r"1\.1 GB.*massgen models pull"):
         async with LocalModel.open(tmp_path / "nothing.gguf"):
             pass
 

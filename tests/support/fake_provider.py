@@ -24,6 +24,8 @@ REASONING = {
 }
 REDACTED = {"type": "redacted_thinking", "data": "b3BhcXVl"}
 
+MODELS = ("m", "big-m")
+
 Event = tuple[str, Any]
 
 
@@ -113,6 +115,19 @@ class _Answer(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Say nothing."""
 
+    def do_GET(self) -> None:
+        """The list of models, as each protocol has it."""
+        self.provider.paths.append(self.path)
+        self.provider.headers.append({key.lower(): value for key, value in self.headers.items()})
+        mode = self.provider.mode
+        if mode in STATUSES:
+            self.refuse(*STATUSES[mode])
+        elif self.path.startswith("/v1beta/models"):
+            self.send("application/json", json.dumps({"models": [{"name": f"models/{name}"} for name in MODELS]}).encode())
+        else:
+            data = [{"id": name, "type": "model", "object": "model", "created": 0, "owned_by": "x"} for name in MODELS]
+            self.send("application/json", json.dumps({"object": "list", "data": data, "has_more": False}).encode())
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if "GenerateContent" in self.path:  # that protocol says it in the address
@@ -149,7 +164,7 @@ class _Answer(BaseHTTPRequestHandler):
     def refuse(self, status: int, kind: str, said: str) -> None:
         given = self.headers["authorization"] or self.headers["x-goog-api-key"] or self.headers["api-key"] or ""
         error = {"type": kind, "code": kind, "message": said.format(key=given.removeprefix("Bearer "))}
-        if "enerateContent" in self.path:
+        if "enerateContent" in self.path or "v1beta" in self.path:
             error = {"code": status, "status": kind, "message": error["message"]}
         self.send("application/json", json.dumps({"type": "error", "error": error}).encode(), status=status)
 
