@@ -24,7 +24,8 @@ fuzz:  ## the property tests with 50,000 examples each; half an hour and more
 
 bench:  ## ratios against subprocess and docker, side by side
 	@scripts/bootstrap
-	@$(PY) benchmarks/sandbox.py; sandbox=$$?; $(PY) benchmarks/run.py && exit $$sandbox
+	@$(PY) benchmarks/sandbox.py; sandbox=$$?; $(PY) benchmarks/coordination.py; ours=$$?; \
+	$(PY) benchmarks/run.py && exit $$((sandbox || ours))
 
 demo:  ## two agents fix a bug in a real project
 	@scripts/demo

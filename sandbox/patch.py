@@ -157,14 +157,18 @@ def _compare(name: str, old: _Side | None, new: _Side | None, *, binary: bool) -
         kind, b = "deleted", "/dev/null"
     elif old is not None and new is not None and old.mode != new.mode:
         head.append(f"old mode {old.mode}\nnew mode {new.mode}\n")
-    lines_before, lines_after = _lines(old), _lines(new)
-    if lines_before is None or lines_after is None:
+    before, after = _text(old), _text(new)
+    if before is None or after is None:
         differ = old is None or new is None or old.identity != new.identity
         body = f"Binary files {a} and {b} differ\n" if differ else ""
         if differ and binary and (old is None or old.content is not None) and (new is None or new.content is not None):
             body = _binary(old, new)
         return "".join(head) + body, FileChange(path=name, kind=kind, binary=True)
-    diff = list(difflib.unified_diff(lines_before, lines_after, a, b))
+    if old is None or new is None:
+        gone = new is None
+        lines, body = _whole(after or before, a, b, "-" if gone else "+")
+        return "".join(head) + body, FileChange(path=name, kind=kind, added=0 if gone else lines, removed=lines if gone else 0)
+    diff = list(difflib.unified_diff(_lines(before), _lines(after), a, b))
     added = sum(line.startswith("+") for line in diff[2:])
     removed = sum(line.startswith("-") for line in diff[2:])
     body = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
@@ -192,16 +196,33 @@ def _literal(side: _Side | None) -> str:
     return f"literal {len(content)}\n{body}"
 
 
-def _lines(side: _Side | None) -> list[str] | None:
-    """The lines, or None for what is not text. Only a newline ends one: a form feed or U+2028 does not."""
+def _whole(text: str, a: str, b: str, sign: Literal["+", "-"]) -> tuple[int, str]:
+    """A file that is new, or gone: its lines and their diff, as difflib would have it at a twentieth of the speed."""
+    if not text:
+        return 0, ""
+    torn = not text.endswith("\n")
+    count = text.count("\n") + torn
+    here = "1" if count == 1 else f"1,{count}"
+    where = f"@@ -0,0 +{here} @@" if sign == "+" else f"@@ -{here} +0,0 @@"
+    body = sign + text.removesuffix("\n").replace("\n", f"\n{sign}")
+    end = "\n\\ No newline at end of file\n" if torn else "\n"
+    return count, f"--- {a}\n+++ {b}\n{where}\n{body}{end}"
+
+
+def _text(side: _Side | None) -> str | None:
+    """The content, empty where there is no file; None for what is not text."""
     if side is None:
-        return []
+        return ""
     if side.content is None or b"\0" in side.content[:8192]:
         return None
     try:
-        text = side.content.decode()
+        return side.content.decode()
     except UnicodeDecodeError:
         return None
+
+
+def _lines(text: str) -> list[str]:
+    """Only a newline ends one: a form feed or U+2028 does not."""
     lines = text.split("\n")
     return [f"{line}\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
 

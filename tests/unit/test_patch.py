@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from difflib import unified_diff
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from sandbox.base import Base
+from sandbox.base import Base, Original
 from sandbox.patch import Patch, prefixes, render
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.store import Store
@@ -129,6 +132,22 @@ def test_a_project_of_several_roots_names_them() -> None:
     assert prefixes(["/a/x"]) == {"/a/x": ""}
     assert prefixes(["/a/x", "/a/y"]) == {"/a/x": "x/", "/a/y": "y/"}
     assert prefixes(["/a/x", "/b/x"]) == {"/a/x": "a/x/", "/b/x": "b/x/"}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(text=st.text(st.sampled_from("a\n\r\f +-"), max_size=12), gone=st.booleans())
+def test_a_new_or_removed_file_reads_as_difflib_has_it(tree: Tree, text: str, *, gone: bool) -> None:
+    """The short way for whole files gives the same bytes and figures, whatever its lines are."""
+    lines = [f"{line}\n" for line in text.split("\n")[:-1]] + ([last] if (last := text.rsplit("\n", maxsplit=1)[-1]) else [])
+    sides = (lines, [], "a/x", "/dev/null") if gone else ([], lines, "/dev/null", "b/x")
+    diff = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in unified_diff(*sides)]
+    entry = Entry(
+        root=ROOT, path="x", kind="gone" if gone else "file", mode=0o644, size=len(text), sha256=tree.store.put(text.encode())
+    )
+    had = Original(kind="file", mode=0o644, size=len(text), sha256=entry.sha256) if gone else Original(kind="absent")
+    patch = render(Snapshot(entries=(entry,)), original=lambda _r, _p: had, content=tree.store.get, roots=[ROOT])
+    assert patch.text.partition(" mode 100644\n")[2] == "".join(diff)
+    assert (patch.added, patch.removed) == ((0, len(lines)) if gone else (len(lines), 0))
 
 
 def test_a_link_in_the_project_is_never_followed(tree: Tree, tmp_path: Path) -> None:
