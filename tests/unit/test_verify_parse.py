@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,8 @@ from massgen.coordination.verify import looks_like_test, verdict_of, without_pro
 from massgen.events.types import Verified
 from sandbox.outcome import Outcome, Output
 from sandbox.snapshot import Entry, Snapshot
+
+OUTPUT = Path(__file__).parent / "test_output"
 
 
 @pytest.mark.parametrize(
@@ -35,13 +39,56 @@ def test_figures_of_known_runners_are_read(text: str, passed: int, failed: int) 
     assert parse_counts(f"noise\n{text}\n") == Counts(passed=passed, failed=failed)
 
 
+@pytest.mark.parametrize(
+    ("name", "passed", "failed"),
+    [
+        ("unittest_fail", 1, 1),
+        ("jest_fail", 2, 1),
+        ("jest_coloured_fail", 2, 1),
+        ("jest_pass", 1, 0),
+        ("node_fail", 1, 1),
+        ("cargo_fail", 2, 1),
+        ("go_verbose_fail", 2, 2),
+        ("go_fail", 1, 1),
+        ("junit_pytest_fail", 1, 1),
+    ],
+)
+def test_figures_are_read_from_what_runners_really_print(name: str, passed: int, failed: int) -> None:
+    """Output of go 1.19, cargo, jest 29, node 20 and Python 3.11, as it came, with other words before and after it."""
+    text = (OUTPUT / f"{name}.txt").read_text(encoding="utf-8")
+    assert parse_counts(text) == Counts(passed=passed, failed=failed)
+    assert parse_counts(f"make: entering\n{text}\nmake: *** [test] Error 1\n") == Counts(passed=passed, failed=failed)
+
+
+def test_the_runner_that_speaks_last_counts() -> None:
+    """Of a command that runs several; parts of one are added up."""
+    cargo, jest = ((OUTPUT / f"{name}.txt").read_text(encoding="utf-8") for name in ("cargo_fail", "jest_pass"))
+    assert parse_counts(cargo + jest) == Counts(passed=1, failed=0)
+    assert parse_counts(jest + cargo) == Counts(passed=2, failed=1)
+
+
+def test_figures_in_parts_are_not_added_up_over_a_gap() -> None:
+    """Output that was cut in its middle may lack packages: no figures are better than too few."""
+    cargo = (OUTPUT / "cargo_fail.txt").read_bytes()
+    cut = Output(head=cargo, tail=cargo, cut_bytes=9).text
+    assert parse_counts(cut) is None
+    assert parse_counts(cut + "\n1 passed in 0.1s\n") == Counts(passed=1, failed=0)
+
+
+def test_a_junit_report_that_is_printed_is_read() -> None:
+    """The totals where there are some, else the sum of the suites."""
+    suites = '<testsuite tests="3" failures="1" skipped="1" name="a">\n</testsuite><testsuite name="b" tests="2" errors="1">'
+    assert parse_counts(f"<testsuites>{suites}") == Counts(passed=2, failed=2)
+    assert parse_counts(f'<testsuites name="x" tests="9" failures="2" time="1">{suites}') == Counts(passed=7, failed=2)
+
+
 @pytest.mark.parametrize("text", ["", "OK", "no tests ran in 0.01s", "the parser passed in 3s", "3 passed", "FAILED"])
 def test_other_output_gives_no_figures(text: str) -> None:
     """A lone OK or a sentence is not a summary."""
     assert parse_counts(text) is None
 
 
-@given(st.text(st.sampled_from("0123456789 passedfailed,in.s=\n()"), max_size=2000))
+@given(st.text(st.sampled_from('0123456789 passedfailed,in.s=\n()<>"#-:'), max_size=2000))
 def test_no_output_can_break_or_stall_the_reader(text: str) -> None:
     """Whatever a test suite prints, there is an answer."""
     parse_counts(text)
