@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -113,7 +113,7 @@ async def run(
     records.save(folder, record)
     (folder / resuming.CONFIG).write_text(resolved_yaml(config), encoding="utf-8")
     tally = Tally()
-    with EventLog(folder, folder.name, readers=[tally, *readers]) as log:
+    with _release(folder), EventLog(folder, folder.name, readers=[tally, *readers]) as log:
         waiting = await anyio.to_thread.run_sync(resuming.waiting, state_dir, found.clean.killed)
         parts = _Parts(
             config=config,
@@ -125,9 +125,7 @@ async def run(
             log=log,
             notices=(*_warnings(found.clean.ended), *waiting),
         )
-        result = await _lived(parts, tally, config.timeouts.run_s)
-    await anyio.to_thread.run_sync(tidy.release, folder)
-    return result
+        return await _lived(parts, tally, config.timeouts.run_s)
 
 
 async def resume(
@@ -177,6 +175,15 @@ async def resume(
             if applied:
                 log.emit(applied)
             return await _lived(parts, tally, config.timeouts.run_s - known.active_s if timeout_s is None else timeout_s)
+
+
+@contextmanager
+def _release(folder: Path) -> Iterator[None]:
+    """However it ends, the run is nobody's any more: what crashed can be resumed, by this process too."""
+    try:
+        yield
+    finally:
+        tidy.release(folder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,7 +160,7 @@ class _Shown:
         self._kind: Literal["text", "reasoning", "call"] = "text"
         self._parts: list[str] = []
         self._chars = 0
-        self._since = 0.0
+        self._since = -math.inf  # the first words of a reply are shown at once
 
     def __call__(self, piece: Piece) -> None:
         if self._first is not None:
@@ -170,9 +170,6 @@ class _Shown:
         if piece.kind != self._kind:
             self.flush()
             self._kind = piece.kind
-        if not self._parts:
-            # The first words of a reply are shown at once.
-            self._since = self._since or now - PIECE_S
         self._parts.append(piece.text)
         self._chars += len(piece.text)
         if self._chars >= PIECE_CHARS or now - self._since >= PIECE_S:
