@@ -28,6 +28,7 @@ from sandbox.errors import (
 )
 from sandbox.facts import cache_folder, state_folder
 from sandbox.outcome import Outcome, Output, Reason
+from sandbox.ports import Connection
 from sandbox.process import Process
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.spec import AGENT_UID, HOME, PEERS, WORKSPACE, Lease, Limits, Mount, SandboxSpec
@@ -44,6 +45,7 @@ __all__ = [
     "PEERS",
     "WORKSPACE",
     "Change",
+    "Connection",
     "DockerEngine",
     "Drift",
     "Engine",

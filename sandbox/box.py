@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from sandbox import transaction, transfer, views, wire
+from sandbox import ports, transaction, transfer, views, wire
 from sandbox.channels import Channel, Mux
 from sandbox.engines.base import Engine
 from sandbox.errors import LeaseError, SandboxLost, SpecError, StartFailed
@@ -193,6 +193,27 @@ class Sandbox:
             if channel.verdict is None:
                 await _give_up(channel)
 
+    @asynccontextmanager
+    async def serve(
+        self, handler: ports.Handler, *, port: int = 0, max_connections: int = ports.MAX_CONNECTIONS
+    ) -> AsyncGenerator[int]:
+        """A loopback port inside whose connections `handler` answers on the host; gives its number. 0: any free one.
+
+        Anything that runs inside can connect, with up to `max_connections` at a time; others wait. `handler` is called for each
+        with a byte stream, which is closed when it returns; what it raises, but for the connection's own end, leaves the block.
+        Leaving cancels the handlers and closes port and connections. Raises GuestError (a port that is taken), LeaseError,
+        SandboxLost.
+        """
+        self._check_programs("serve")
+        with _unwrapped():
+            async with ports.serve(self._mux, handler, port=port, max_connections=max_connections) as number:
+                yield number
+
+    def _check_programs(self, op: str) -> None:
+        lease = self.plan.lease
+        if lease is not None and lease.purpose != "direct":
+            raise LeaseError("only the guest works in a container with this lease; no program runs beside it", op=op)
+
     async def _start(
         self,
         argv: Sequence[str],
@@ -202,9 +223,7 @@ class Sandbox:
         ends: Mapping[str, float | None],
         stdin: bool,
     ) -> Channel:
-        lease = self.plan.lease
-        if lease is not None and lease.purpose != "direct":
-            raise LeaseError("only the guest works in a container with this lease; no program runs beside it", op="spawn")
+        self._check_programs("spawn")
         return await self._mux.open(
             "spawn",
             argv=list(argv),
@@ -352,10 +371,13 @@ def _unusable(argv: Sequence[str], cwd: str | None, env: Mapping[str, str] | Non
 
 @contextlib.contextmanager
 def _unwrapped() -> Iterator[None]:
-    """Our task group is nobody's business: a single error leaves it as itself, not in a group."""
+    """Our task groups are nobody's business: a single error leaves them as itself, not in a group."""
     try:
         yield
     except BaseExceptionGroup as group:
-        if len(group.exceptions) != 1:
+        single: BaseException = group
+        while isinstance(single, BaseExceptionGroup) and len(single.exceptions) == 1:
+            single = single.exceptions[0]
+        if single is group:
             raise
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+        raise single from single.__cause__

@@ -110,6 +110,11 @@ class Channel:
             await self._mux.send(wire.data_frame(self.number, 1, view[:count]))
             view = view[count:]
 
+    async def taken(self) -> None:
+        """Wait until everything that was sent has been taken, or it is over."""
+        while self._credit < wire.WINDOW and self.verdict is None:
+            await self._changed()
+
     async def send_record(self, value: object) -> None:
         """One JSON record."""
         await self.send(wire.record(value))

@@ -16,6 +16,7 @@ from typing import Any, Callable
 
 from sandbox.guest import commit, files, recover, upper
 from sandbox.guest.command import Command, widen
+from sandbox.guest.port import Connection, Port
 from sandbox.guest.task import Task, Work
 from sandbox.wire import (
     CLOSE,
@@ -76,7 +77,7 @@ class Guest:
         self._decoder = Decoder()
         self._greeted = False
         self._last_channel = 0
-        self._channels: dict[int, Command | Task] = {}
+        self._channels: dict[int, Command | Task | Port | Connection] = {}
         self._commands: dict[int, Command] = {}
         """Those whose leader lives, by pid."""
         self._counters: tuple[int, int] | None = None
@@ -244,23 +245,8 @@ class Guest:
         self.send(control_frame(HELLO, 0, about))
 
     def _open(self, number: int, request: dict[str, Any]) -> None:
-        op = request.get("op")
         try:
-            if op == "spawn":
-                if len(self._channels) >= MAX_COMMANDS:
-                    raise OSError(11, f"{MAX_COMMANDS} commands run already")
-                command = Command(self, number, request)
-                self._channels[number] = self._commands[command.pid] = command
-            elif op in ("stop", "go"):
-                self.stopped = op == "stop"
-                (self.world.stop_all if self.stopped else self.world.go_all)()
-                for stopped in self._commands.values():
-                    stopped.heard = time.monotonic()  # who is stopped cannot speak
-                self.send(control_frame(CLOSE, number, {"reason": "ok"}))
-            elif isinstance(op, str) and op in WORK:
-                self._channels[number] = Task(self, number, WORK[op], request)
-            else:
-                raise WireError(f"unknown operation {op!r}")
+            self._begin(request.get("op"), number, request)
         except OSError as error:
             message = f"{error.strerror or error}: {error.filename or ''}"
             verdict = {"reason": "refused", "message": message.rstrip(": "), "errno": error.errno or 0}
@@ -269,6 +255,34 @@ class Guest:
             raise WireError(f"a malformed request: {error}") from None
         except RuntimeError as error:  # no thread for a file operation: the sandbox is at its process limit
             self.send(control_frame(CLOSE, number, {"reason": "refused", "message": str(error)}))
+
+    def _begin(self, op: Any, number: int, request: dict[str, Any]) -> None:
+        if op == "spawn":
+            if sum(isinstance(c, (Command, Task)) for c in self._channels.values()) >= MAX_COMMANDS:
+                raise OSError(11, f"{MAX_COMMANDS} commands run already")
+            command = Command(self, number, request)
+            self._channels[number] = self._commands[command.pid] = command
+        elif op in ("stop", "go"):
+            self.stopped = op == "stop"
+            (self.world.stop_all if self.stopped else self.world.go_all)()
+            for stopped in self._commands.values():
+                stopped.heard = time.monotonic()  # who is stopped cannot speak
+            self.send(control_frame(CLOSE, number, {"reason": "ok"}))
+        elif op == "listen":
+            self._channels[number] = Port(self, number, request)
+        elif op == "accept":
+            self._accept(number, request)
+        elif isinstance(op, str) and op in WORK:
+            self._channels[number] = Task(self, number, WORK[op], request)
+        else:
+            raise WireError(f"unknown operation {op!r}")
+
+    def _accept(self, number: int, request: dict[str, Any]) -> None:
+        port = self._channels.get(request.get("port", 0))
+        if not isinstance(port, Port):
+            raise OSError(9, "this port is closed")
+        self._channels[number] = connection = Connection(self, number, port)
+        port.await_connection(connection)
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -373,6 +387,9 @@ class Guest:
         """Release descriptors (a guest that is PID 1 just exits) when nobody is left who writes to them: numbers return."""
         self.over.set()
         self._clock.join()
+        for channel in self._channels.values():
+            if isinstance(channel, (Port, Connection)):
+                channel.reset()
         self._epoll.close()
         for fd in (self._wake_in, self._wake_out):
             os.close(fd)

@@ -23,11 +23,18 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=5,
 )
+OPERATIONS = ["list", "read", "mark", "pack", "apply", "commit", "recover", "stop", "go", "spawn", "listen", "accept", "x"]
 REQUEST = st.fixed_dictionaries(
-    {"op": st.sampled_from(["list", "read", "mark", "pack", "apply", "commit", "recover", "stop", "go", "spawn", "x"]) | VALUE},
+    {
+        "op": st.sampled_from(
+            ["list", "read", "mark", "pack", "apply", "commit", "recover", "stop", "go", "spawn", "listen", "accept", "x"]
+        )
+        | VALUE
+    },
     # No usable argv: what is fuzzed is the protocol, not the programs of this machine.
     optional={
         "path": VALUE,
+        "port": st.integers(0, 3) | VALUE,
         "max_bytes": VALUE,
         "roots": st.lists(st.just("/p"), max_size=2) | VALUE,
         "mounts": st.lists(st.just("/p"), max_size=2) | VALUE,
