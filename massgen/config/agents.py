@@ -148,6 +148,7 @@ def _backend(
         api_key=secret,
         key_source=source,
         script=_script(document, at, raw, folder) if kind == "scripted" else None,
+        weights=_weights(model, folder) if kind == "local" else None,
         api_version=raw.api_version or env.get("AZURE_OPENAI_API_VERSION", "") if kind == "azure_openai" else "",
         temperature=asked.value("temperature"),
         top_p=asked.value("top_p"),
@@ -219,6 +220,21 @@ def _hosted(asked: _Asked, model: str) -> frozenset[Literal["web_search", "code_
     return frozenset(wanted)
 
 
+def _weights(model: str, folder: Path) -> Path | None:
+    """The file that a local backend's `model` names; None for the name of the pinned one. Raises: ConfigError."""
+    if not model.endswith(".gguf"):
+        if model.lower() not in ("local", LOCAL_MODEL.lower()):
+            raise ConfigError(
+                f"the backend `local` knows {LOCAL_MODEL}, or the path of a GGUF file, not {model[:100]!r}; "
+                "`massgen models pull URL` fetches one"
+            )
+        return None
+    path = folder / Path(model).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"there is no model file {path}; `massgen models pull URL` fetches one and prints its path")
+    return path.resolve()
+
+
 def _tools_exclude_hosted(model: str) -> bool:
     """Gemini before 3 takes either its own tools or ours, and an agent cannot do without ours."""
     return re.match(r"gemini-[12]\b", model) is not None
@@ -271,7 +287,8 @@ def _from_flags(single: Single, env: Mapping[str, str]) -> AgentConfig:
     key, source = find_key(kind, url, None, env)
     if source and key is None:
         raise ConfigError(f"no key for `{model}`: export {source}, or put `{source}=…` into ./.env")
-    backend = BackendConfig(type=kind, model=model, base_url=url, api_key=key, key_source=source)
+    weights = _weights(model, Path.cwd()) if kind == "local" else None
+    backend = BackendConfig(type=kind, model=model, base_url=url, api_key=key, key_source=source, weights=weights)
     return AgentConfig(id=_id(model), backend=backend, system_message=single.system_message)
 
 
@@ -283,7 +300,7 @@ def _kind(single: Single) -> BackendType:
         return next(b for b in BACKENDS if b == single.backend)
     if single.base_url:
         return "chatcompletion"
-    if single.model.lower() in ("local", LOCAL_MODEL.lower()):
+    if single.model.lower() in ("local", LOCAL_MODEL.lower()) or single.model.endswith(".gguf"):
         return "local"
     if known := backend_for(single.model):
         return known

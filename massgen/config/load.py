@@ -138,7 +138,8 @@ def _config(found: _Found) -> Config:
     folder = found.path.parent if found.path else found.places.cwd
     members = team(single, found.document, raw, folder=folder, env=found.env, notices=found.notices, only=flags.agents)
     if found.origin == "project":
-        _require_below(found, [m.agent.backend.script for m in members if m.agent.backend.script])
+        named = [path for m in members for path in (m.agent.backend.script, m.agent.backend.weights) if path]
+        _require_below(found, named)
     shared, is_default = _shared_paths(found, members)
     agents = tuple(_with_own_paths(found, m, shared, alone=len(members) == 1) for m in members)
     for key in ("snapshot_storage", "agent_temporary_workspace"):

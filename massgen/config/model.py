@@ -69,6 +69,8 @@ class BackendConfig:
     """Where the key came from: a variable's name, or `config`. Never the key."""
     script: Path | None = None
     """The recorded replies of a scripted model; set exactly when `type` is `scripted`."""
+    weights: Path | None = None
+    """The model file of a `local` backend. None: the one that is pinned."""
     api_version: str = ""
     """Of Azure's API; empty: the current one."""
     temperature: float | None = None
@@ -110,8 +112,8 @@ class AgentConfig:
 
     @property
     def strategy(self) -> Literal["loop", "repair"]:
-        """How it works: small local models cannot call tools reliably and get a workflow instead."""
-        return "repair" if self.backend.type == "local" else "loop"
+        """How it works: the small pinned model cannot call tools reliably and gets a workflow instead."""
+        return "repair" if self.backend.type == "local" and self.backend.weights is None else "loop"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,156 +1,142 @@
-"""The embedded model: no key, no network. One server process per run, shared by all its agents.
+"""The embedded model: no key, no network. One server process for all agents and runs that use the same file (`local_keeper.py`).
 
 Agents take turns. The server has one slot, because on a laptop's processor two answers at once take longer than one
 after the other, and because a slot remembers the prompt it saw last: agents that ask with the same beginning are
-answered several times faster.
+answered several times faster (`Usage.cached_tokens` says how much of a prompt was not processed again).
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import secrets
-import subprocess
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import anyio
-import anyio.abc
-from anyio.streams.buffered import BufferedByteReceiveStream
+import anyio.lowlevel
+import anyio.to_thread
 
 from massgen.errors import ConfigError, ModelUnavailable
 from massgen.messages import Message, Reply, Request
+from massgen.models import gguf
 from massgen.models.base import OnPiece
 from massgen.models.chat import ChatModel
+from massgen.models.fenced import with_calls
+from massgen.models.local_shared import LINGER_S, Joined, Wanted, join, runtime_folder
 from massgen.models.openai_sdk import OpenAIClient
 from massgen.models.pinned import QWEN_CODER, usable
 
-CONTEXT_TOKENS: Final = 4096
-LOAD_S: Final = 120.0
-"""Loading takes 2 to 4 s; a cold disk and a busy machine take longer."""
-SILENCE_S: Final = 300.0
-STOP_S: Final = 5.0
+PINNED_CONTEXT: Final = 4096
+"""What the workflow for the pinned model needs; a larger one would take memory from what the agents run."""
+SILENCE_S: Final = 900.0
+"""Also the time that others, in runs beside ours, may take for their answers."""
+NEWS_S: Final = 5.0
+"""How long to wait, after a broken call, for the keeper's word that the server is gone."""
 UNSEEN: Final = 1.0
 """How much less likely than the least likely word shown we take a word that is not shown to be."""
 
 
 class LocalModel:
-    """The pinned small model behind its own server. Made by `open`."""
+    """A model file behind the shared server. Made by `open`."""
 
-    name = "qwen2.5-coder-1.5b"
     key_source = ""
 
-    def __init__(self, chat: ChatModel, process: anyio.abc.Process, log: Path) -> None:
-        self._chat = chat
-        self._process = process
-        self._log = log
+    def __init__(self, name: str, wanted: Wanted, joined: Joined) -> None:
+        self.name = name
+        self.context_tokens = wanted.context
+        self._wanted = wanted
+        self._joined = joined
+        self._chat = self._client(joined)
         self._turn = anyio.Lock()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, weights: Path, *, log: Path = Path(os.devnull), threads: int | None = None) -> AsyncGenerator[Self]:
-        """Start the server and load the model; leaving the block ends it.
+    async def open(
+        cls, weights: Path, *, threads: int | None = None, context: int | None = None, linger_s: float = LINGER_S
+    ) -> AsyncGenerator[Self]:
+        """Join the server of this file, started if nobody has; leaving the block lets go of it.
 
-        `weights`: the accepted file in the user's cache. `threads`: None means as many as the processor has, at most 8.
-        `log`: takes what llama.cpp prints.
+        `weights`: the accepted file in the user's cache, or any GGUF file. `threads`, `context` (tokens of prompt and answer
+        together) None: from the machine. `linger_s`: how long the server stays for the next one, from its starter.
 
-        Raises: ConfigError (the library or the weights are missing: says how to get them), ModelUnavailable (it did not start).
+        Raises: ConfigError (the library or the file is missing, or the machine too small: says what to do), ModelUnavailable.
         """
-        _require(weights)
-        key = secrets.token_urlsafe(24)
-        # Not `local_server.Settings`: a module that runs as a program should not be imported by its own package first.
-        settings = {
-            "model": str(weights),
-            "key": key,
-            "threads": threads or min(8, len(os.sched_getaffinity(0))),
-            "context": CONTEXT_TOKENS,
-            "log": str(log),
-        }
-        command = [sys.executable, "-m", "massgen.models.local_server"]
-        # Its own session: Ctrl-C in the terminal is for the host, which ends the server when it is done with it.
-        process = await anyio.open_process(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        wanted = await anyio.to_thread.run_sync(_wanted, weights, threads, context, linger_s)
+        joined = await join(wanted)
+        name = QWEN_CODER.alias if weights.name == QWEN_CODER.file_name else weights.stem
+        model = cls(name, wanted, joined)
         try:
-            port = await _port(process, settings, log)
-            client = OpenAIClient(
-                model=cls.name, base_url=f"http://127.0.0.1:{port}/v1", api_key=key, silence_s=SILENCE_S, loopback=True
-            )
-            chat = ChatModel(client)
-            try:
-                yield cls(chat, process, log)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await chat.aclose()
+            yield model
         finally:
+            model._joined.close()
             with anyio.CancelScope(shield=True):
-                await _end(process)
+                await model._chat.aclose()
+
+    @property
+    def server_pid(self) -> int:
+        """Of llama.cpp's process."""
+        return self._joined.pid
 
     async def complete(self, request: Request, *, on_piece: OnPiece | None = None) -> Reply:
         """One completion, when it is this caller's turn. Raises: ModelError."""
         async with self._turn:
+            chat = await self._ready()
             try:
-                return await self._chat.complete(request, on_piece=on_piece)
+                return with_calls(await chat.complete(request, on_piece=on_piece), request.tools)
             except ModelUnavailable as error:
-                raise self._explained(error) from error
+                raise await self._explained(error) from error
 
     async def score(self, messages: tuple[Message, ...], *, yes: str = "yes", no: str = "no") -> float:
         """logprob(yes) - logprob(no) of the first word of the answer. Raises: ModelError."""
         async with self._turn:
+            chat = await self._ready()
             try:
-                words = await self._chat.first_words(messages)
+                words = await chat.first_words(messages)
             except ModelUnavailable as error:
-                raise self._explained(error) from error
+                raise await self._explained(error) from error
         unseen = min(words.values(), default=0.0) - UNSEEN
         return words.get(yes.lower(), unseen) - words.get(no.lower(), unseen)
 
     async def aclose(self) -> None:
         """Nothing: agents share the model, and the block that opened it ends it."""
 
-    def _explained(self, error: ModelUnavailable) -> ModelUnavailable:
-        if self._process.returncode is None:
-            return error
-        return ModelUnavailable(_ended(self._process.returncode, self._log))
+    async def _ready(self) -> ChatModel:
+        """A server that died since the last call is started again."""
+        if self._joined.end():
+            self._joined.close()
+            await self._chat.aclose()
+            self._joined = await join(self._wanted)
+            self._chat = self._client(self._joined)
+        return self._chat
+
+    async def _explained(self, error: ModelUnavailable) -> ModelUnavailable:
+        end = await self._joined.ended_within(NEWS_S)
+        return ModelUnavailable(f"{end}; the next call starts it again", unbilled=True) if end else error
+
+    def _client(self, joined: Joined) -> ChatModel:
+        url = f"http://127.0.0.1:{joined.port}/v1"
+        return ChatModel(OpenAIClient(model=self.name, base_url=url, api_key=joined.key, silence_s=SILENCE_S, loopback=True))
 
 
-def _require(weights: Path) -> None:
+def _wanted(weights: Path, threads: int | None, context: int | None, linger_s: float) -> Wanted:
     if importlib.util.find_spec("xllamacpp") is None:
         raise ConfigError("the local model needs the package xllamacpp, which is not installed: pip install 'massgen[local]'")
-    if not usable(weights):
-        size = f"{QWEN_CODER.size_bytes / 1e9:.1f} GB"
-        raise ConfigError(
-            f"the local model's weights are not at {weights}, or were not checked; fetch them ({size}, once): massgen models pull"
-        )
-
-
-async def _port(process: anyio.abc.Process, settings: dict[str, object], log: Path) -> int:
-    """Tell the server what to load; wait until it has. Raises: ModelUnavailable."""
-    if process.stdin is None or process.stdout is None:
-        raise AssertionError("anyio.open_process gives pipes unless told otherwise")
-    try:
-        with anyio.fail_after(LOAD_S):
-            await process.stdin.send(json.dumps(settings).encode() + b"\n")
-            line = await BufferedByteReceiveStream(process.stdout).receive_until(b"\n", 65536)
-        said = json.loads(line)
-    except TimeoutError as error:
-        raise ModelUnavailable(f"the local model did not load within {LOAD_S:g} s; its log: {log}") from error
-    except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, ValueError) as error:
-        raise ModelUnavailable(_ended(await process.wait(), log)) from error
-    if "port" not in said:
-        raise ModelUnavailable(f"the local model did not load: {said.get('error', 'no reason given')}; its log: {log}")
-    return int(said["port"])
-
-
-def _ended(code: int, log: Path) -> str:
-    killed = f"was killed by signal {-code}, perhaps for want of memory (it needs 2.2 GB)" if code < 0 else f"ended with {code}"
-    return f"the local model's server {killed}; its log: {log}"
-
-
-async def _end(process: anyio.abc.Process) -> None:
-    """Kill it: it has nothing to save, and while it loads it would not hear a polite word for seconds."""
-    if process.returncode is None:
-        process.kill()
-    with anyio.move_on_after(STOP_S):
-        await process.aclose()
+    if weights.name == QWEN_CODER.file_name:
+        if not usable(weights):
+            size = f"{QWEN_CODER.size_bytes / 1e9:.1f} GB"
+            raise ConfigError(
+                f"the local model's weights are not at {weights}, or were not checked; "
+                f"fetch them ({size}, once): massgen models pull"
+            )
+        context = context or PINNED_CONTEXT
+    elif context is None:
+        context = gguf.context_tokens(gguf.shape(weights), free_bytes=gguf.free_memory_bytes())
+    return Wanted(
+        weights=weights,
+        threads=threads or gguf.threads(),
+        context=context,
+        folder=runtime_folder(os.environ),
+        linger_s=linger_s,
+    )

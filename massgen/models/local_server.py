@@ -1,7 +1,7 @@
-"""llama.cpp's HTTP server as a process of its own: `python -m massgen.models.local_server`. Started by `local.py` only.
+"""llama.cpp's HTTP server as a process of its own: `python -m massgen.models.local_server`. Started by `local_keeper.py` only.
 
 A process and not a thread of the host: it may run out of memory or crash without taking the run along. It dies with
-the host, however that ends: its stdin is a pipe that the host holds open, so the kernel tells it; and, should that be
+its keeper, however that ends: its stdin is a pipe that the keeper holds open, so the kernel tells it; and, should that be
 missed while the model loads, by the parent-death signal. Nothing listens but 127.0.0.1, and who asks needs the key,
 which comes on stdin: other users of the machine can read a command line.
 
@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the host says on the first line; `local.py` writes it."""
+    """What the keeper says on the first line; `local_keeper.py` writes it."""
 
     model: str
     """Path of the GGUF file."""

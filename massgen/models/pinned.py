@@ -19,6 +19,8 @@ class Weights:
 
     name: str
     """As people call it."""
+    alias: str
+    """In one word."""
     file_name: str
     size_bytes: int
     sha256: str
@@ -38,6 +40,7 @@ class Weights:
 
 QWEN_CODER = Weights(
     name="Qwen2.5-Coder-1.5B-Instruct, quantised Q4_K_M",
+    alias="qwen2.5-coder-1.5b",
     file_name="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
     size_bytes=1_117_320_768,
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",

@@ -32,7 +32,7 @@ def to_wire(messages: Iterable[Message]) -> tuple[str, list[dict[str, Any]]]:
             case "system":
                 instructions.append(message.text)
             case "user":
-                items.append({"role": "user", "content": _content(message)})
+                items.append({"type": "message", "role": "user", "content": _content(message)})
             case "assistant":
                 items += _assistant(message)
             case "tool":
@@ -68,7 +68,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 def _assistant(message: Message) -> list[dict[str, Any]]:
     if isinstance(message.native, tuple):
         return list(message.native)
-    said = [{"role": "assistant", "content": message.text}] if message.text else []
+    said = [{"type": "message", "role": "assistant", "content": message.text}] if message.text else []
     calls = [
         {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": json.dumps(shown_args(call))}
         for call in message.calls
@@ -101,7 +101,8 @@ class Items:
             case "response.output_item.added" if event["item"].get("type") == "function_call":
                 return [Piece(kind="call", text=f"{event['item']['name']} ")]
             case "response.output_item.done":
-                self._items[int(event["output_index"])] = dict(event["item"])
+                # llama.cpp numbers no items; they come one after the other.
+                self._items[int(event.get("output_index", len(self._items)))] = dict(event["item"])
             case "response.completed" | "response.incomplete":
                 self._finish(event["response"])
             case "response.failed":

@@ -1,10 +1,11 @@
-"""The models of a team: one for each agent, the embedded one loaded once and shared."""
+"""The models of a team: one for each agent, the embedded ones loaded once and shared."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from massgen.config.model import AgentConfig, BackendConfig
 from massgen.models.base import Model, Options
@@ -15,10 +16,10 @@ from massgen.models.pinned import QWEN_CODER, models_folder
 
 async def open_models(agents: Sequence[AgentConfig], stack: AsyncExitStack) -> dict[str, Model]:
     """A model by agent id; the stack closes them. Raises ConfigError, ModelError."""
-    local: LocalModel | None = None
-    if any(agent.backend.type == "local" for agent in agents):
-        weights = models_folder(os.environ) / QWEN_CODER.file_name
-        local = await stack.enter_async_context(LocalModel.open(weights))
+    pinned = models_folder(os.environ) / QWEN_CODER.file_name
+    local: dict[Path, LocalModel] = {}
+    for weights in dict.fromkeys(agent.backend.weights or pinned for agent in agents if agent.backend.type == "local"):
+        local[weights] = await stack.enter_async_context(LocalModel.open(weights))
     found: dict[str, Model] = {}
     for agent in agents:
         backend = agent.backend
@@ -32,7 +33,7 @@ async def open_models(agents: Sequence[AgentConfig], stack: AsyncExitStack) -> d
                 api_version=backend.api_version,
                 options=options_of(backend),
                 script=backend.script,
-                local=local,
+                local=local.get(backend.weights or pinned),
             )
         )
     return found

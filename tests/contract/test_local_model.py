@@ -18,9 +18,14 @@ import anyio
 import pytest
 
 from massgen.errors import ConfigError, ContextOverflow, ModelUnavailable
-from massgen.messages import Message, Piece, Request
+from massgen.messages import Message, Piece, Request, ToolCall, ToolResult, ToolSpec, Usage
 from massgen.models import LocalModel, ScoringModel, open_model
-from massgen.models.pinned import QWEN_CODER, models_folder, stamp_file, stamp_text
+from massgen.models.claude import ClaudeModel
+from massgen.models.gguf import shape
+from massgen.models.openai_sdk import OpenAIClient
+from massgen.models.pinned import QWEN_CODER, models_folder
+from massgen.models.responses import ResponsesModel
+from tests.support.gguf import gguf_head
 
 WEIGHTS = models_folder(os.environ) / QWEN_CODER.file_name
 CHECKER = "You check a bug fix by its test result. PASS means approve. FAIL means reject. Answer with one word: yes or no."
@@ -87,26 +92,112 @@ async def test_a_prompt_that_is_too_long_is_told_as_such(model: LocalModel) -> N
 @pytest.mark.model
 async def test_other_users_of_the_machine_cannot_ask(model: LocalModel) -> None:
     """Without the key the server answers 401, and the key is not on its command line or in its environment."""
-    endpoint = model._chat._endpoint
+    endpoint = model._chat._client.endpoint
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
     request = urllib.request.Request(f"{endpoint.base_url}/chat/completions", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as refused:
         await anyio.to_thread.run_sync(urllib.request.urlopen, request)
     refused.value.close()
     assert refused.value.code == 401
-    process = Path(f"/proc/{model._process.pid}")
+    process = Path(f"/proc/{model.server_pid}")
     assert endpoint.key.encode() not in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
 
 
 @pytest.mark.model
-async def test_a_dead_server_is_told_as_such(tmp_path: Path) -> None:
-    """A server that was killed, as the kernel does for want of memory, gives an error that says so."""
-    async with LocalModel.open(WEIGHTS, log=tmp_path / "log") as opened:
-        opened._process.kill()
-        await opened._process.wait()
-        with pytest.raises(ModelUnavailable, match="killed by signal 9"):
-            await opened.complete(asking("Say hi."))
-    assert (tmp_path / "log").stat().st_size > 0
+async def test_a_dead_server_is_told_as_such_and_started_again() -> None:
+    """A server that was killed, as the kernel does for want of memory, gives an error that says so; the next call works."""
+    async with LocalModel.open(WEIGHTS, context=1024, linger_s=0.1) as opened:
+        killed = opened.server_pid
+
+        def kill(_: Piece) -> None:
+            os.kill(killed, signal.SIGKILL)
+
+        with pytest.raises(ModelUnavailable, match=r"killed by signal 9.*starts it again"):
+            await opened.complete(asking("Count to a thousand.", max_tokens=500), on_piece=kill)
+        assert (await opened.complete(asking("Say hi.", max_tokens=4))).usage.output_tokens > 0
+        assert opened.server_pid != killed
+
+
+@pytest.mark.model
+async def test_runs_share_one_server_and_the_last_one_ends_it() -> None:
+    """Two at once start one; the second reuses what the first one's prompt cost; when both have left it is gone."""
+    opened: list[LocalModel] = []
+    usages: list[Usage] = []
+    ready, over = anyio.Event(), anyio.Event()
+
+    async def run(who: str) -> None:
+        async with LocalModel.open(WEIGHTS, context=1536, linger_s=0.1) as model:
+            opened.append(model)
+            messages = (Message(role="system", text="You are brief. " * 60), Message(role="user", text=f"I am {who}."))
+            usages.append((await model.complete(Request(messages=messages, max_tokens=4))).usage)
+            if len(usages) == 2:
+                ready.set()
+            await over.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, "one")
+        tasks.start_soon(run, "two")
+        await ready.wait()
+        assert opened[0].server_pid == opened[1].server_pid
+        over.set()
+    assert usages[1].cached_tokens > 0.8 * usages[1].input_tokens
+    assert await anyio.to_thread.run_sync(dies, opened[0].server_pid)
+
+
+@pytest.mark.model
+async def test_a_server_that_lingers_is_there_for_the_next_run() -> None:
+    """It stays for a moment after its last user, and knows none of the variables of whoever started it."""
+    async with LocalModel.open(WEIGHTS, context=1280, linger_s=5) as first:
+        pid = first.server_pid
+    async with LocalModel.open(WEIGHTS, context=1280, linger_s=5) as second:
+        assert second.server_pid == pid
+        assert "PYTEST_CURRENT_TEST" not in environ(pid)
+        os.kill(pid, signal.SIGTERM)
+
+
+def environ(pid: int) -> str:
+    """Of a process of ours."""
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("protocol", ["responses", "messages"])
+async def test_another_server_understands_our_other_protocols(model: LocalModel, protocol: str) -> None:
+    """llama.cpp speaks Responses and Messages, by people who never saw our adapters: text, pieces, tokens, history."""
+    endpoint = model._chat._client.endpoint
+    given = {"model": "local", "base_url": endpoint.base_url, "api_key": endpoint.key}
+    other = ResponsesModel(OpenAIClient(**given, loopback=True)) if protocol == "responses" else ClaudeModel(**given)
+    pieces: list[Piece] = []
+    history = (
+        Message(role="system", text="Answer with one word."),
+        Message(role="user", text="What is the capital of France?"),
+        Message(role="assistant", text="Paris", calls=(ToolCall(id="c1", name="look", args={"at": "map"}),)),
+        Message(role="tool", results=(ToolResult(call_id="c1", text="Paris is on the map."),)),
+        Message(role="user", text="Say that word again."),
+    )
+    look = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {"at": {"type": "string"}}})
+    reply = await other.complete(Request(messages=history, tools=(look,), max_tokens=12), on_piece=pieces.append)
+    await other.aclose()
+    assert reply.text
+    assert "".join(piece.text for piece in pieces if piece.kind == "text") == reply.text
+    assert reply.usage.input_tokens > 30
+    assert reply.usage.output_tokens > 0
+
+
+@pytest.mark.model
+async def test_a_file_by_its_path_can_call_tools(tmp_path: Path) -> None:
+    """Any GGUF file says how large it is, and a call that its model writes as text is a call."""
+    path = tmp_path / "mine.gguf"
+    path.symlink_to(WEIGHTS)
+    schema = {"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]}
+    shell = ToolSpec(name="shell", description="Run a command.", parameters=schema)
+    assert shape(path).trained_tokens == 32_768
+    async with LocalModel.open(path, context=2048, linger_s=0.1) as opened:
+        ask = Message(role="user", text="List the files in the current folder with the tool.")
+        reply = await opened.complete(Request(messages=(ask,), tools=(shell,), max_tokens=100, temperature=0.0))
+    assert [call.name for call in reply.calls] == ["shell"]
+    assert "ls" in reply.calls[0].args["command"]
+    assert reply.stop == "tools"
 
 
 @contextmanager
@@ -119,7 +210,7 @@ def parent(code: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def dies(pid: int) -> bool:
+def dies(pid: int, within_ms: int = DIES_WITHIN_MS) -> bool:
     """Whether the process ends in time."""
     try:
         handle = os.pidfd_open(pid)
@@ -128,7 +219,7 @@ def dies(pid: int) -> bool:
     try:
         poll = select.poll()
         poll.register(handle, select.POLLIN)
-        return bool(poll.poll(DIES_WITHIN_MS))
+        return bool(poll.poll(within_ms))
     finally:
         os.close(handle)
 
@@ -137,8 +228,8 @@ SERVING = f"""
 import anyio, pathlib
 from massgen.models import LocalModel
 async def main():
-    async with LocalModel.open(pathlib.Path({str(WEIGHTS)!r})) as model:
-        print(model._process.pid, flush=True)
+    async with LocalModel.open(pathlib.Path({str(WEIGHTS)!r}), context=768, linger_s=0.1) as model:
+        print(model.server_pid, flush=True)
         await anyio.sleep_forever()
 anyio.run(main)
 """
@@ -154,13 +245,27 @@ server.wait()
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("code", [SERVING, LOADING], ids=["serving", "loading"])
-def test_a_killed_host_leaves_no_server(code: str) -> None:
-    """SIGKILL of the host: two gigabytes are free again within 3 s, also when it came while the model was loading."""
-    with parent(code) as host:
-        assert host.stdout is not None
-        server = int(host.stdout.readline())
-        host.send_signal(signal.SIGKILL)
+def test_users_that_are_killed_leave_no_server() -> None:
+    """SIGKILL of one of two: it stays for the other; of both: two gigabytes are free again within 3 s."""
+    with parent(SERVING) as first, parent(SERVING) as second:
+        assert first.stdout is not None
+        assert second.stdout is not None
+        server = int(first.stdout.readline())
+        assert int(second.stdout.readline()) == server
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        assert not dies(server, within_ms=500)
+        second.send_signal(signal.SIGKILL)
+        assert dies(server)
+
+
+@pytest.mark.model
+def test_a_keeper_that_is_killed_leaves_no_server() -> None:
+    """Also when it comes while the model is loading."""
+    with parent(LOADING) as keeper:
+        assert keeper.stdout is not None
+        server = int(keeper.stdout.readline())
+        keeper.send_signal(signal.SIGKILL)
         assert dies(server)
 
 
@@ -168,7 +273,7 @@ async def test_missing_weights_are_told_with_the_command(tmp_path: Path) -> None
     """What is missing, how big it is, and what to type."""
     pytest.importorskip("xllamacpp")
     with pytest.raises(ConfigError, match=r"1\.1 GB.*massgen models pull"):
-        async with LocalModel.open(tmp_path / "nothing.gguf"):
+        async with LocalModel.open(tmp_path / QWEN_CODER.file_name):
             pass
 
 
@@ -180,13 +285,21 @@ async def test_a_missing_library_is_told_with_the_command(monkeypatch: pytest.Mo
             pass
 
 
+def named_log(said: str) -> str:
+    """What the log holds that an error names."""
+    return Path(said.rpartition("log: ")[2]).read_text()
+
+
 async def test_a_model_that_does_not_load_is_not_waited_for(tmp_path: Path) -> None:
-    """A file that llama.cpp refuses ends in an error that names the log."""
+    """A file that llama.cpp refuses ends in an error that names the log; one that is no model file is not even tried."""
     pytest.importorskip("xllamacpp")
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"no model")
-    stamp_file(broken).write_text(stamp_text(broken, QWEN_CODER))
-    with pytest.raises(ModelUnavailable, match=r"local model.*log"):
-        async with LocalModel.open(broken, log=tmp_path / "log"):
+    broken.write_bytes(gguf_head() + b"no tensors")
+    with pytest.raises(ModelUnavailable, match=r"local model.*log") as caught:
+        async with LocalModel.open(broken, context=512, linger_s=0.1):
             pass
-    assert "broken.gguf" in (tmp_path / "log").read_text()
+    assert "broken.gguf" in named_log(str(caught.value))
+    broken.write_bytes(b"no model")
+    with pytest.raises(ConfigError, match="not a GGUF model file"):
+        async with LocalModel.open(broken):
+            pass

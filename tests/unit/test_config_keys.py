@@ -118,3 +118,21 @@ def test_a_team_can_be_named_without_a_file(world: World) -> None:
     ]
     assert {agent.system_message for agent in found.agents} == {"Be brief."}
     assert "GEMINI_API_KEY" in world.refuse(agents=("gemini-2.5-pro",))
+
+
+def test_a_model_file_is_named_by_its_path(world: World) -> None:
+    """Relative to the config, with the tool loop; the pinned model keeps its workflow; what is neither is told what to do."""
+    (world.cwd / "big.gguf").write_bytes(b"GGUF")
+    found = world.load({"type": "local", "model": "big.gguf"}, {"type": "local"})
+    assert [(agent.backend.weights, agent.strategy) for agent in found.agents] == [
+        ((world.cwd / "big.gguf").resolve(), "loop"),
+        (None, "repair"),
+    ]
+    assert "massgen models pull" in world.refuse({"type": "local", "model": "none.gguf"})
+    assert "massgen models pull" in world.refuse({"type": "local", "model": "llama3"})
+    (world.cwd / ".massgen").mkdir()
+    outside = world.home / "other.gguf"
+    outside.write_bytes(b"GGUF")
+    config = {"agent": {"id": "a", "backend": {"type": "local", "model": str(outside)}}}
+    (world.cwd / ".massgen" / "config.yaml").write_text(json.dumps(config))
+    assert "outside the project" in world.refuse()

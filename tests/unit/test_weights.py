@@ -20,6 +20,7 @@ PIECES = [bytes([number]) * 700 for number in range(12)]
 CONTENT = b"".join(PIECES)
 TINY = Weights(
     name="Tiny",
+    alias="tiny",
     file_name="tiny.gguf",
     size_bytes=len(CONTENT),
     sha256=hashlib.sha256(CONTENT).hexdigest(),
