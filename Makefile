@@ -25,7 +25,7 @@ fuzz:  ## the property tests with 50,000 examples each; half an hour and more
 bench:  ## ratios against subprocess and docker, side by side
 	@scripts/bootstrap
 	@$(PY) benchmarks/sandbox.py; sandbox=$$?; $(PY) benchmarks/coordination.py; ours=$$?; \
-	$(PY) benchmarks/run.py && exit $$((sandbox || ours))
+	$(PY) benchmarks/models.py; models=$$?; $(PY) benchmarks/run.py && exit $$((sandbox || ours || models))
 
 demo:  ## two agents fix a bug in a real project
 	@scripts/demo

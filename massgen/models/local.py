@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -84,7 +85,8 @@ class LocalModel:
         async with self._turn:
             chat = await self._ready()
             try:
-                return with_calls(await chat.complete(request, on_piece=on_piece), request.tools)
+                reply = await chat.complete(request, on_piece=on_piece)
+                return replace(with_calls(reply, request.tools), cost_usd=0.0)
             except ModelUnavailable as error:
                 raise await self._explained(error) from error
 

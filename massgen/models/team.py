@@ -10,6 +10,7 @@ from pathlib import Path
 from massgen.config.model import AgentConfig, BackendConfig
 from massgen.models.base import Model, Options
 from massgen.models.factory import open_model
+from massgen.models.lmstudio import find_lms, served
 from massgen.models.local import LocalModel
 from massgen.models.pinned import QWEN_CODER, models_folder
 
@@ -23,6 +24,8 @@ async def open_models(agents: Sequence[AgentConfig], stack: AsyncExitStack) -> d
     found: dict[str, Model] = {}
     for agent in agents:
         backend = agent.backend
+        if backend.type == "lmstudio":
+            await stack.enter_async_context(served(backend.model, backend.base_url, find_lms(os.environ)))
         found[agent.id] = await stack.enter_async_context(
             open_model(
                 backend=backend.type,

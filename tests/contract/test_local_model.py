@@ -52,6 +52,7 @@ async def test_a_model_that_does_not_write_code_is_noticed(model: LocalModel) ->
     assert "return a + b" in reply.text
     assert "".join(piece.text for piece in pieces) == reply.text
     assert reply.usage.input_tokens > 10
+    assert reply.cost_usd == 0.0
     assert reply.usage.output_tokens > 5
 
 

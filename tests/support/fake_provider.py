@@ -65,6 +65,11 @@ STATUSES = {
 }
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+
 class FakeProvider:
     """Set `mode`, make a call, look at `requests`."""
 
@@ -81,8 +86,7 @@ class FakeProvider:
         """The client's port of each request: equal when a connection was used again."""
         self.hung_up = threading.Event()
         """Set when a client closes a connection on which the fake sends nothing more."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answer", (_Answer,), {"provider": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), type("Answer", (_Answer,), {"provider": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -111,6 +115,7 @@ def fake_provider() -> Iterator[FakeProvider]:
 class _Answer(BaseHTTPRequestHandler):
     provider: FakeProvider
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
