@@ -6,25 +6,27 @@ test result in front of it, it was right 12 of 12 times. Honest reading: it echo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from massgen.agent import prompts
 from massgen.agent.view import Decision, Failed, ShownAnswer, Voted
 from massgen.messages import Message
-from massgen.models.base import Model, ScoringModel
 
 PATCH_CHARS = 4000
 TEXT_CHARS = 3000
 
 
+Ask = Callable[[tuple[Message, ...]], Awaitable[float | None]]
+"""How much the model leans to yes; None: that cannot be read."""
+
 Scores = dict[tuple[str, bool], float]
 """What was found before, by answer and whether its test result was known: an answer never changes, so it is asked once."""
 
 
-async def best(model: Model, task: str, current: Callable[[], tuple[ShownAnswer, ...]], scores: Scores) -> Decision:
+async def best(ask: Ask, task: str, current: Callable[[], tuple[ShownAnswer, ...]], scores: Scores) -> Decision:
     """A vote for the best of `current()`, which may grow meanwhile; a tie goes to the first. Raises: ModelError."""
     while missing := [answer for answer in current() if _key(answer) not in scores]:
-        scores[_key(missing[0])] = await _score(model, task, missing[0])
+        scores[_key(missing[0])] = await _score(ask, task, missing[0])
     answers = current()
     if not answers:
         return Failed(why="there are no answers to vote for")
@@ -38,11 +40,12 @@ def _key(answer: ShownAnswer) -> tuple[str, bool]:
     return answer.id, answer.verify is not None
 
 
-async def _score(model: Model, task: str, answer: ShownAnswer) -> float:
-    if not isinstance(model, ScoringModel):
+async def _score(ask: Ask, task: str, answer: ShownAnswer) -> float:
+    score = await ask(approval(task, answer))
+    if score is None:
         # a model without readable probabilities: the tests decide, and the order after them
         return 0.0 if answer.verify is None else 1.0 if answer.verify.ok else -1.0
-    return await model.score(approval(task, answer))
+    return score
 
 
 def approval(task: str, answer: ShownAnswer) -> tuple[Message, ...]:

@@ -19,8 +19,8 @@ from massgen.agent.circuit import Circuit
 from massgen.agent.view import Emit
 from massgen.errors import ModelDeclined, ModelError, ModelUnavailable
 from massgen.events.types import ModelAsked, ModelCalled, ModelFailed, ModelHeld, Streamed, TextSaid
-from massgen.messages import Piece, Reply, Request
-from massgen.models.base import Model
+from massgen.messages import Message, Piece, Reply, Request, Usage
+from massgen.models.base import Model, ScoringModel
 
 TRIES = 5
 """Of one call. A wait that the provider itself names is not counted: it ends with the deadline."""
@@ -70,6 +70,16 @@ class Caller:
             except ModelError as error:
                 left -= error.retry_after_s is None
                 await self._again(error, tried=TRIES - left)
+
+    async def score(self, messages: tuple[Message, ...]) -> float | None:
+        """How much the model leans to yes; None: that cannot be read of this one. Raises: ModelError."""
+        if not isinstance(self.model, ScoringModel):
+            return None
+        began, used = time.monotonic(), [Usage()]
+        self._emit(ModelAsked(agent=self.label, model=self.model.name))
+        found = await self.model.score(messages, on_usage=used.append)
+        self._tell(Reply(usage=sum(used, Usage()), cost_usd=0.0), time.monotonic() - began)
+        return found
 
     async def _admitted(self) -> None:
         """Wait while the provider is to be left alone. Raises: ModelUnavailable: for too long."""

@@ -137,7 +137,7 @@ class RepairSession:
             return _failed(error)
 
     async def _vote(self, view: View) -> Decision:
-        return await best(self._caller.model, view.task, lambda: self._answers, self._scores)
+        return await best(self._caller.score, view.task, lambda: self._answers, self._scores)
 
     async def _decide(self, view: View) -> Decision:
         own = next((answer for answer in view.answers if answer.own), None)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from massgen.messages import Message, Piece, Reply, Request
+from massgen.messages import Message, Piece, Reply, Request, Usage
 
 OnPiece = Callable[[Piece], None]
 """Called with each piece of the reply as it comes, in order; must not block."""
+
+OnUsage = Callable[[Usage], None]
+"""Called with the tokens of a call when it is over."""
 
 Hosted = Literal["web_search", "code_execution"]
 """A tool that the provider itself runs. What it does happens at the provider, so only the user's config can ask for it."""
@@ -60,8 +63,10 @@ class Model(Protocol):
 
 @runtime_checkable
 class ScoringModel(Model, Protocol):
-    """A model whose next-token probabilities can be read."""
+    """A model whose next-token probabilities can be read. Such models run on the user's machine and cost nothing."""
 
-    async def score(self, messages: tuple[Message, ...], *, yes: str = "yes", no: str = "no") -> float:
-        """logprob(yes) - logprob(no) of the first word of the answer. Raises: ModelError."""
+    async def score(
+        self, messages: tuple[Message, ...], *, yes: str = "yes", no: str = "no", on_usage: OnUsage | None = None
+    ) -> float:
+        """logprob(yes) - logprob(no) of the first word of the answer. `on_usage` hears what it took. Raises: ModelError."""
         ...

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from massgen.messages import Message, Reply, Request
+from massgen.messages import Message, Reply, Request, Usage
 from massgen.models.base import OnPiece, Options
-from massgen.models.chat_wire import Parts, first_words, to_wire, tools_to_wire
+from massgen.models.chat_wire import Parts, first_words, to_wire, tools_to_wire, usage_of
 from massgen.models.openai_sdk import OpenAIClient
 from massgen.models.streamed import Refusal, assemble
 
@@ -73,13 +73,13 @@ class ChatModel:
                     raise refusal.meaning from refusal.__cause__
                 self._dialect = learned
 
-    async def first_words(self, messages: tuple[Message, ...]) -> dict[str, float]:
-        """Log-probabilities of the likeliest first words of an answer. Raises: ModelError."""
+    async def first_words(self, messages: tuple[Message, ...]) -> tuple[dict[str, float], Usage]:
+        """Log-probabilities of the likeliest first words of an answer, and what that took. Raises: ModelError."""
         body = self._body(Request(messages=messages, temperature=0.0, max_tokens=1))
         body |= {"logprobs": True, "top_logprobs": TOP_WORDS}
         try:
             answers = [heard.event async for heard in self._client.ask("chat", body, stream=False)]
-            return first_words(answers[0])
+            return first_words(answers[0]), usage_of(answers[0].get("usage") or {})
         except Refusal as refusal:
             raise refusal.meaning from refusal.__cause__
         except (ValueError, TypeError, AttributeError, LookupError) as error:

@@ -128,7 +128,7 @@ class Parts:
         """Take in one chunk. Raises: TypeError, ValueError, … for what is no chunk."""
         self.seen = True
         if usage := chunk.get("usage"):
-            self._usage = _usage(usage)
+            self._usage = usage_of(usage)
         self._cite(chunk.get("citations"))
         pieces: list[Piece] = []
         for choice in (chunk.get("choices") or [])[:1]:
@@ -211,7 +211,8 @@ def _finished(slot: _Slot, number: int) -> ToolCall:
     return ToolCall(id=slot.id or f"call_{number}", name=slot.name, args=args, bad_args=bad_args)
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
+def usage_of(usage: Mapping[str, Any]) -> Usage:
+    """A server's count as ours."""
     return Usage(
         input_tokens=usage.get("prompt_tokens") or 0,
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,

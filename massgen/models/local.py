@@ -22,7 +22,7 @@ import anyio.to_thread
 from massgen.errors import ConfigError, ModelUnavailable
 from massgen.messages import Message, Reply, Request
 from massgen.models import gguf
-from massgen.models.base import OnPiece
+from massgen.models.base import OnPiece, OnUsage
 from massgen.models.chat import ChatModel
 from massgen.models.fenced import with_calls
 from massgen.models.local_shared import LINGER_S, Joined, Wanted, join, runtime_folder
@@ -90,14 +90,18 @@ class LocalModel:
             except ModelUnavailable as error:
                 raise await self._explained(error) from error
 
-    async def score(self, messages: tuple[Message, ...], *, yes: str = "yes", no: str = "no") -> float:
+    async def score(
+        self, messages: tuple[Message, ...], *, yes: str = "yes", no: str = "no", on_usage: OnUsage | None = None
+    ) -> float:
         """logprob(yes) - logprob(no) of the first word of the answer. Raises: ModelError."""
         async with self._turn:
             chat = await self._ready()
             try:
-                words = await chat.first_words(messages)
+                words, usage = await chat.first_words(messages)
             except ModelUnavailable as error:
                 raise await self._explained(error) from error
+        if on_usage:
+            on_usage(usage)
         unseen = min(words.values(), default=0.0) - UNSEEN
         return words.get(yes.lower(), unseen) - words.get(no.lower(), unseen)
 

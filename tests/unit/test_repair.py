@@ -14,8 +14,8 @@ from massgen.agent.approval import approval
 from massgen.agent.excerpt import CODE_CHARS, Suspect, excerpt, longest_block, question, read_suspects
 from massgen.agent.repair import RepairSession
 from massgen.agent.view import Answered, Failed, Place, Presented, ShownAnswer, View, Voted
-from massgen.events.types import Event, RepairAttempted, Verified
-from massgen.messages import Reply, Request
+from massgen.events.types import Event, ModelCalled, RepairAttempted, Verified
+from massgen.messages import Reply, Request, Usage
 from tests.support.buggy import FLATTEN, PYTEST_SHORT, TESTS, write_project
 from tests.support.local_box import LocalBox
 
@@ -45,7 +45,8 @@ class Small:
         self.requests.append(request)
         return Reply(text=self.replies.pop(0))
 
-    async def score(self, messages: Any, *, yes: str = "yes", no: str = "no") -> float:
+    async def score(self, messages: Any, *, yes: str = "yes", no: str = "no", on_usage: Any = None) -> float:
+        on_usage(Usage(input_tokens=100, output_tokens=1))
         self.scored.append(messages[-1].text)
         return self.rule(messages[-1].text)
 
@@ -244,6 +245,16 @@ async def test_the_vote_goes_to_the_best_score_and_ties_to_the_first(project: Pa
         "Fix of lists.py:\n```diff\n-a\n+b\n```\n\nTest result: FAIL (2 failed, 3 passed)\n\nApprove this fix? Answer yes or no."
     )
     assert len(model.scored) == 3
+
+
+async def test_what_votes_take_is_counted_too(project: Path) -> None:
+    """Each answer that is weighed is a call in the table of tokens; none of them costs."""
+    events: list[Event] = []
+    await session(project, Small(score=lambda _: 0.5), events).look(
+        view(shown("agent2", ok=True), shown("agent1", ok=True, own=True))
+    )
+    called = [event for event in events if isinstance(event, ModelCalled)]
+    assert [(event.usage, event.cost_usd) for event in called] == [(Usage(input_tokens=100, output_tokens=1), 0.0)] * 2
 
 
 async def test_an_answer_that_comes_during_the_vote_is_weighed_too(project: Path) -> None:
