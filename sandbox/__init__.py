@@ -24,6 +24,7 @@ from sandbox.errors import (
     SnapshotError,
     SpecError,
     StartFailed,
+    StoreError,
     WireError,
 )
 from sandbox.facts import cache_folder, state_folder
@@ -76,6 +77,7 @@ __all__ = [
     "SpecError",
     "StartFailed",
     "Store",
+    "StoreError",
     "WireError",
     "cache_folder",
     "state_folder",

@@ -10,12 +10,13 @@
     │   └── EngineDied           and its engine no longer answers; an EngineError, too
     ├── WireError        the guest broke the protocol; its sandbox is over
     ├── GuestError       the guest refused one operation (missing path, full disk)
-    ├── SnapshotError    what came out of a container is not a snapshot we accept
+    ├── SnapshotError    what came out of a container, or lies in a store, is not a snapshot we accept
+    ├── StoreError       the host's own disk did not take a content (full, read-only, broken)
     └── LeaseError       a lease was used twice, or does not cover what was asked
         └── Drift        a file is no longer what the lease expects; nothing was written
 
 Every message says what happened, to which thing, and what to do next. `fault` says whose move it is:
-"caller", "engine", "sandbox" (what runs inside) or "user" (the project changed); `retryable` whether
+"caller", "engine", "sandbox" (what runs inside), "user" (the project changed) or "host" (its disk); `retryable` whether
 the same call may succeed later without anybody changing anything.
 """
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-Fault = Literal["caller", "engine", "sandbox", "user"]
+Fault = Literal["caller", "engine", "sandbox", "user", "host"]
 
 
 class SandboxError(Exception):
@@ -90,6 +91,12 @@ class SnapshotError(SandboxError):
     """What the container sent is not acceptable as a snapshot."""
 
     fault = "sandbox"
+
+
+class StoreError(SandboxError):
+    """The host could not keep a content or a manifest; nothing of it is left on the disk."""
+
+    fault: ClassVar[Fault] = "host"
 
 
 class LeaseError(SandboxError):

@@ -21,6 +21,7 @@ MAX_ENTRIES = 100_000
 MAX_PATH_BYTES = 4096
 MAX_TARGET_BYTES = 4096
 MAX_TOTAL_BYTES = 2 * 1024**3
+"""Of all files, holes included: whoever reads or hashes a file reads its holes, too."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -47,7 +48,7 @@ class Snapshot:
 
     entries: tuple[Entry, ...]
     left_out: tuple[str, ...] = ()
-    """Absolute paths inside that an agent made and that no snapshot carries (withheld names), for the record."""
+    """Absolute paths inside that no snapshot carries (withheld names, what cannot be read, folders too deep), for the record."""
 
     @property
     def id(self) -> str:
@@ -66,8 +67,11 @@ class Snapshot:
         return Snapshot(entries=tuple(e for e in self.entries if e.root != root), left_out=self.left_out)
 
     def to_json(self) -> str:
-        """One JSON line per entry, in order."""
-        return "".join(json.dumps(_row(e)) + "\n" for e in sorted(self.entries))
+        """One JSON line per entry, in order; after them one with what was left out, if something was."""
+        rows: list[object] = [_row(e) for e in sorted(self.entries)]
+        if self.left_out:
+            rows.append({"left_out": list(self.left_out)})
+        return "".join(json.dumps(row) + "\n" for row in rows)
 
     @staticmethod
     def from_json(text: str) -> Snapshot:
@@ -76,7 +80,8 @@ class Snapshot:
             rows = [json.loads(line) for line in text.splitlines()]
         except (ValueError, RecursionError) as error:
             raise SnapshotError(f"snapshot manifest is not JSON lines: {error}") from error
-        return Snapshot(entries=tuple(_entry(row) for row in rows))
+        left_out = _left_out(rows.pop()) if rows and isinstance(rows[-1], dict) else ()
+        return Snapshot(entries=tuple(_entry(row) for row in rows), left_out=left_out)
 
 
 def _row(e: Entry) -> list[object]:
@@ -91,6 +96,14 @@ def _entry(row: object) -> Entry:
             return Entry(root=root, path=path, kind=kind, mode=mode & 0o777, size=size, sha256=sha, target=target)
         case _:
             raise SnapshotError(f"snapshot manifest has an unknown row: {str(row)[:200]}")
+
+
+def _left_out(row: object) -> tuple[str, ...]:
+    match row:
+        case {"left_out": [*paths], **rest} if not rest and 0 < len(paths) <= MAX_ENTRIES:
+            if all(isinstance(path, str) and not _unusable(path, 2 * MAX_PATH_BYTES) for path in paths):
+                return tuple(paths)
+    raise SnapshotError(f"snapshot manifest has an unknown row: {str(row)[:200]}")
 
 
 def check_path(path: str, *, git: bool = False) -> str:
@@ -124,12 +137,42 @@ def _unusable(text: str, limit_bytes: int) -> bool:
 
 
 def is_git_name(component: str) -> bool:
-    """True for `.git` in any spelling a file system may fold onto it (case, trailing dots and spaces, HFS ignorables, 8.3)."""
-    folded = "".join(c for c in component if c not in _IGNORED).casefold().rstrip(". ")
-    return folded in (".git", "git~1")
+    """True for `.git` in any spelling that a file system may fold onto it, wherever the snapshot is written one day.
+
+    Case; code points that case-folding file systems ignore; NTFS: trailing dots and spaces, a stream's name after a colon, the
+    8.3 name, a backslash as a separator. As git judges before it checks out, and somewhat stricter.
+    """
+    if not component.isascii():
+        component = component.translate(_IGNORED)
+    if "git" not in (folded := component.casefold()):
+        return False
+    return any(part.partition(":")[0].rstrip(". ") in (".git", "git~1") for part in folded.split("\\"))
 
 
-_IGNORED = frozenset(map(chr, [*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]))
+_IGNORED = {
+    point: None
+    for first, last in (
+        (0xAD, 0xAD),
+        (0x34F, 0x34F),
+        (0x61C, 0x61C),
+        (0x115F, 0x1160),
+        (0x17B4, 0x17B5),
+        (0x180B, 0x180F),
+        (0x200B, 0x200F),
+        (0x202A, 0x202E),
+        (0x2060, 0x206F),
+        (0x3164, 0x3164),
+        (0xFE00, 0xFE0F),
+        (0xFEFF, 0xFEFF),
+        (0xFFA0, 0xFFA0),
+        (0xFFF0, 0xFFF8),
+        (0x1BCA0, 0x1BCA3),
+        (0x1D173, 0x1D17A),
+        (0xE0000, 0xE0FFF),
+    )
+    for point in range(first, last + 1)
+}
+"""Unicode's Default_Ignorable_Code_Point, which ext4, f2fs (with case folding), HFS+ and APFS drop from names."""
 
 
 def total_bytes(entries: Iterable[Entry]) -> int:

@@ -1,18 +1,19 @@
 """Content-addressed storage of what agents made: blobs by SHA-256, snapshots by the hash of their entries.
 
 Blobs are read-only files that the host alone writes; other folders may hold hard links to them, never the blob's own
-inode opened for writing. A blob's bytes are checked when they arrive, not believed.
+inode opened for writing. A blob's bytes are checked when they arrive, and once more when they are used: disks rot, and people
+edit. That costs a hash per use; a list of checked blobs would have to be believed instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 
+from sandbox.blobs import Blob, BlobWriter, Intake, altered, missing, on_disk
 from sandbox.errors import SnapshotError
 from sandbox.snapshot import Snapshot, is_sha
 
@@ -22,8 +23,9 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "blobs").mkdir(parents=True, exist_ok=True)
-        (folder / "snapshots").mkdir(exist_ok=True)
+        with on_disk(folder):
+            (folder / "blobs").mkdir(parents=True, exist_ok=True)
+            (folder / "snapshots").mkdir(exist_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Where a blob lives, whether it exists or not."""
@@ -36,13 +38,19 @@ class Store:
         return self.path(sha256).exists()
 
     def get(self, sha256: str) -> bytes:
-        """The bytes. Raises SnapshotError when they are not here (removed by hand?)."""
+        """The bytes. Raises SnapshotError when they are not here (removed by hand?), or no longer what was stored."""
+        path = self.path(sha256)
         try:
-            return self.path(sha256).read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError as error:
-            raise SnapshotError(
-                f"blob {sha256[:12]} is missing in {self.folder}; the run it belongs to cannot be replayed"
-            ) from error
+            raise missing(path, sha256) from error
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise altered(sha256)
+        return content
+
+    def blob(self, sha256: str, size: int) -> Blob:
+        """The same piece by piece, holes apart: `with store.blob(sha256, size) as blob: …`. Raises SnapshotError."""
+        return Blob(self.path(sha256), sha256, size)
 
     def put(self, content: bytes) -> str:
         """Store bytes; returns their hash."""
@@ -52,23 +60,33 @@ class Store:
 
     def writer(self) -> BlobWriter:
         """Store a stream: `with store.writer() as w: w.write(chunk)…`, then `w.sha256`."""
-        return BlobWriter(self)
+        return BlobWriter(self.folder / "blobs")
+
+    def intake(self) -> Intake:
+        """Store many: `with store.intake() as intake: …; intake.flush()`."""
+        return Intake(self.folder / "blobs")
 
     def lacking(self, hashes: Iterable[str]) -> set[str]:
         """Which of these are not here."""
         return {h for h in hashes if not self.has(h)}
 
     def put_snapshot(self, snapshot: Snapshot) -> str:
-        """Keep a manifest; returns the snapshot's id."""
-        text = snapshot.to_json()
+        """Keep a manifest; returns the snapshot's id. Of equal ones, the last that names what it left out stays."""
         path = self.folder / "snapshots" / snapshot.id
-        if not path.exists():
-            staged = path.with_name(f".{snapshot.id}.{os.getpid()}.{os.urandom(4).hex()}")
-            with staged.open("w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.rename(path)
+        if path.exists() and not snapshot.left_out:
+            return snapshot.id
+        staged = path.with_name(f".{snapshot.id}.{os.getpid()}.{os.urandom(4).hex()}")
+        try:
+            with on_disk(self.folder):
+                with staged.open("w", encoding="ascii") as file:
+                    file.write(snapshot.to_json())
+                    file.flush()
+                    os.fsync(file.fileno())
+                staged.rename(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                staged.unlink()
+            raise
         return snapshot.id
 
     def get_snapshot(self, snapshot_id: str) -> Snapshot:
@@ -84,40 +102,3 @@ class Store:
         if snapshot.id != snapshot_id:
             raise SnapshotError(f"snapshot {snapshot_id[:12]} was altered on disk")
         return snapshot
-
-
-class BlobWriter:
-    """One blob on its way in; gone without a trace when the block is left by an exception."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._digest = hashlib.sha256()
-        self._staged = store.folder / "blobs" / f".in-{os.getpid()}-{os.urandom(8).hex()}"
-        self._file: BinaryIO
-        self.sha256 = ""
-        """Set when the block ended well."""
-
-    def __enter__(self) -> Self:
-        self._file = self._staged.open("xb")
-        return self
-
-    def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """More bytes."""
-        self._digest.update(chunk)
-        self._file.write(chunk)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                sha256 = self._digest.hexdigest()
-                path = self._store.path(sha256)
-                if not path.exists():
-                    self._file.flush()
-                    os.fchmod(self._file.fileno(), 0o444)
-                    os.fsync(self._file.fileno())
-                    path.parent.mkdir(exist_ok=True)
-                    self._staged.rename(path)
-                self.sha256 = sha256
-        finally:
-            self._file.close()
-            self._staged.unlink(missing_ok=True)

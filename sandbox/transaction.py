@@ -61,8 +61,7 @@ async def commit(
         preimages = {i: s for i, s in enumerate(states) if s.get("kind") == "file"}
         lacking = [i for i, s in preimages.items() if not store.has(str(s["sha256"]))]
         await channel.send_record({"want": lacking})
-        for i in lacking:
-            await transfer.blob(channel, store, str(states[i]["sha256"]), int(states[i]["size"]))
+        await transfer.blobs(channel, store, [(str(states[i]["sha256"]), int(states[i]["size"])) for i in lacking])
         undo = Snapshot(entries=tuple(_preimage(e, s) for e, s in zip(entries, states, strict=True)))
         await anyio.to_thread.run_sync(store.put_snapshot, undo)
         journal = await _journal(channel)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,18 @@ import anyio
 import anyio.to_thread
 
 from sandbox import drafts
+from sandbox.blobs import TOGETHER, Intake
 from sandbox.channels import Channel, Mux
 from sandbox.errors import SandboxError, SnapshotError, SpecError
+from sandbox.guest.holes import Extents, checked, data_bytes, extents
 from sandbox.plan import Fill, Plan
 from sandbox.snapshot import MAX_ENTRIES, MAX_TOTAL_BYTES, Entry, Kind, Snapshot, check_path, check_target, is_git_name, is_sha
 from sandbox.store import Store
-from sandbox.wire import record
+from sandbox.wire import Chunk, record
 
 CHUNK = 256 * 1024
+SHORT = 64 * 1024
+"""A content up to here is gathered with others for the disk's thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +102,7 @@ def _packed(draft: Fill) -> Iterator[bytes]:
     piece = bytearray()
     total = 0
     for found in drafts.tree(draft.source, draft.withhold):
-        total += found.size
-        if total > draft.limit_bytes:
-            raise SpecError(
-                f"{draft.source} holds more than {draft.limit_bytes // 1024**2} MiB; "
-                "name a smaller folder, or raise sandbox.disk",
-                op="fill",
-            )
-        row = [0, found.path, found.kind, found.mode, found.size, found.target, found.mtime_ns]
+        row: list[object] = [0, found.path, found.kind, found.mode, found.size, found.target, found.mtime_ns]
         if found.kind != "file":
             piece += record(row)
         else:
@@ -113,16 +110,28 @@ def _packed(draft: Fill) -> Iterator[bytes]:
                 fd = drafts.open_file(draft.source, found.path)
             except OSError:
                 continue  # unreadable for us: invisible for agents
-            with os.fdopen(fd, "rb") as file:
-                piece += record(row)
-                left = found.size
-                while left > 0:
-                    chunk = file.read(min(CHUNK, left))
-                    piece += chunk or bytes(left)  # it shrank while we read: the snapshot's base will say so
-                    left -= len(chunk) or left
-                    if len(piece) >= CHUNK:
-                        yield bytes(piece)
-                        piece.clear()
+            with os.fdopen(fd, "rb", buffering=0) as file:
+                where = extents(fd, os.fstat(fd))
+                if where and sum(where[-1]) > found.size:
+                    where = None  # it has just grown
+                total += data_bytes(where, found.size)
+                if total > draft.limit_bytes:
+                    raise SpecError(
+                        f"{draft.source} holds more than {draft.limit_bytes // 1024**2} MiB; name a smaller folder, or raise"
+                        " sandbox.disk",
+                        op="fill",
+                    )
+                piece += record(row if where is None else [*row, where])
+                for offset, length in [(0, found.size)] if where is None else where:
+                    file.seek(offset)
+                    left = length
+                    while left > 0:
+                        chunk = file.read(min(CHUNK, left))
+                        piece += chunk or bytes(min(CHUNK, left))  # it shrank while we read: the snapshot's base will say so
+                        left -= len(chunk) or min(CHUNK, left)
+                        if len(piece) >= CHUNK:
+                            yield bytes(piece)
+                            piece.clear()
         if len(piece) >= CHUNK:
             yield bytes(piece)
             piece.clear()
@@ -144,19 +153,39 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 async def send_entries(channel: Channel, roots: Sequence[str], entries: Sequence[Entry], store: Store) -> None:
-    """Rows with contents, and the end of them. Raises SpecError, SnapshotError."""
+    """Rows with contents, and the end of them. Raises SpecError, SnapshotError (a blob is gone, or is another one)."""
+    pieces = _sent(roots, entries, store)
+    while piece := await anyio.to_thread.run_sync(next, pieces, None):
+        await channel.send(piece)
+
+
+def _sent(roots: Sequence[str], entries: Sequence[Entry], store: Store) -> Iterator[bytes]:
+    """Pieces of about CHUNK bytes; of a content that is not what its entry says at least the end is never sent."""
+    piece = bytearray()
     for entry in entries:
         if entry.root not in roots:
             raise SpecError(f"{entry.root} is not a writable root of this sandbox", op="apply")
-        row = [roots.index(entry.root), entry.path, entry.kind, entry.mode, entry.size, entry.target, 0]
+        row: list[object] = [roots.index(entry.root), entry.path, entry.kind, entry.mode, entry.size, entry.target, 0]
         if entry.kind != "file":
-            await channel.send_record(row)
-            continue
-        content = await anyio.to_thread.run_sync(store.get, entry.sha256)
-        if len(content) != entry.size:
-            raise SnapshotError(f"blob {entry.sha256[:12]} has {len(content)} bytes, its entry says {entry.size}")
-        await channel.send(record(row) + content)
-    await channel.send_record([])
+            piece += record(row)
+        else:
+            with store.blob(entry.sha256, entry.size) as blob:
+                contents: Iterable[bytes] = blob.pieces()
+                if blob.data_bytes <= CHUNK:
+                    contents = tuple(contents)
+                piece += record(row if blob.extents is None else [*row, blob.extents])
+                for content in contents:
+                    if len(content) < CHUNK:
+                        piece += content
+                    else:
+                        if piece:
+                            yield bytes(piece)
+                            piece.clear()
+                        yield content
+        if len(piece) >= CHUNK:
+            yield bytes(piece)
+            piece.clear()
+    yield bytes(piece + record([]))
 
 
 # -- out of the container ------------------------------------------------------------------------------------------
@@ -165,20 +194,29 @@ async def send_entries(channel: Channel, roots: Sequence[str], entries: Sequence
 async def listing(mux: Mux, path: str) -> tuple[Change, ...]:
     """Everything below a folder."""
     async with operation(await mux.open("list", path=path)) as channel:
-        rows = await _rows(channel, (path,))
+        rows, _ = await _rows(channel, (path,))
         await channel.finish()
     return tuple(rows)
 
 
-async def _rows(channel: Channel, roots: Sequence[str]) -> list[Change]:
+async def _rows(channel: Channel, roots: Sequence[str]) -> tuple[list[Change], list[str]]:
+    """What changed, and the folders that could not be looked into."""
     changes: list[Change] = []
+    closed: list[str] = []
     while rows := await channel.record():
-        if not isinstance(rows, list) or len(changes) + len(rows) > MAX_ENTRIES:
+        if not isinstance(rows, list) or len(changes) + len(closed) + len(rows) > MAX_ENTRIES:
             raise SnapshotError(
                 f"more than {MAX_ENTRIES} changed paths; an agent that unpacks that much should be told to clean up"
             )
-        changes += [_change(row, roots) for row in rows]
-    return changes
+        for row in rows:
+            match row:
+                case [int(root), str(path), "closed"] if 0 <= root < len(roots):
+                    check_path(path, git=True)
+                    if not _inside_git(path):
+                        closed.append(f"{roots[root]}/{path}".rstrip("/"))
+                case _:
+                    changes.append(_change(row, roots))
+    return changes, closed
 
 
 def _change(row: object, roots: Sequence[str]) -> Change:
@@ -206,29 +244,32 @@ async def snapshot(
 ) -> Snapshot:
     """See `Sandbox.snapshot`."""
     async with operation(await mux.open("pack", roots=list(roots))) as channel:
-        changes = await _rows(channel, roots)
+        changes, closed = await _rows(channel, roots)
         clean = [i for i, c in enumerate(changes) if not _inside_git(c.path)]
         shown = [changes[i] for i in clean]
         kept = range(len(shown)) if keep is None else await anyio.to_thread.run_sync(lambda: sorted(keep(shown)))
         chosen = [clean[i] for i in kept]
         files = [i for i in chosen if changes[i].kind == "file"]
         if sum(changes[i].size for i in files) > MAX_TOTAL_BYTES:
-            raise SnapshotError(f"an answer of more than {MAX_TOTAL_BYTES // 1024**2} MiB is not taken")
+            largest = max((changes[i] for i in files), key=lambda c: c.size)
+            raise SnapshotError(
+                f"an answer of more than {MAX_TOTAL_BYTES // 1024**2} MiB, holes included, is not taken; the largest file is"
+                f" {largest.root}/{largest.path} with {largest.size // 1024**2} MiB"
+            )
         await channel.send_record({"want": files})
         hashes = await _hashes(channel, set(files))
         lacking = [i for i in files if hashes.get(i) and not store.has(hashes[i])]
         unique = list({hashes[i]: i for i in lacking}.values())
         await channel.send_record({"want": unique})
-        for i in unique:
-            await blob(channel, store, hashes[i], changes[i].size)
+        await blobs(channel, store, [(hashes[i], changes[i].size) for i in unique])
         await channel.finish()
     entries = [
         Entry(root=c.root, path=c.path, kind=c.kind, mode=c.mode, size=c.size, sha256=hashes.get(i, ""), target=c.target)
         for i, c in ((i, changes[i]) for i in chosen)
         if c.kind != "file" or hashes.get(i)
     ]
-    left_out = tuple(f"{changes[i].root}/{changes[i].path}".rstrip("/") for i in files if not hashes.get(i))
-    return Snapshot(entries=tuple(entries), left_out=left_out)
+    unreadable = [f"{changes[i].root}/{changes[i].path}".rstrip("/") for i in files if not hashes.get(i)]
+    return Snapshot(entries=tuple(entries), left_out=(*unreadable, *closed))
 
 
 async def _hashes(channel: Channel, wanted: Collection[int]) -> dict[int, str]:
@@ -251,18 +292,58 @@ async def record_list(channel: Channel) -> list[Any]:
     return rows
 
 
-async def blob(channel: Channel, store: Store, sha256: str, size: int) -> None:
-    """One content into the store; what does not have the announced size and hash is refused."""
-    match await channel.record():
-        case {"size": int(announced)} if announced == size:
-            pass
+async def blobs(channel: Channel, store: Store, wanted: Sequence[tuple[str, int]]) -> None:
+    """Contents into the store, by hash and size; what does not have the announced ones is refused.
+
+    Hashing and the disk are a thread's work, while the next bytes arrive. Raises SnapshotError, StoreError.
+    """
+    with store.intake() as intake:
+        short: list[tuple[str, list[Chunk]]] = []
+        gathered = 0
+        for sha256, size in wanted:
+            where = _announced(await channel.record(), size)
+            if where is None and size <= SHORT:
+                short.append((sha256, [piece async for piece in _pieces(channel, size)]))
+                gathered += size
+                if gathered >= CHUNK or len(short) >= TOGETHER:
+                    await anyio.to_thread.run_sync(intake.whole, short)
+                    short, gathered = [], 0
+            else:
+                await _long(channel, intake, sha256, size, where)
+        await anyio.to_thread.run_sync(intake.whole, short)
+        await anyio.to_thread.run_sync(intake.flush)
+
+
+def _announced(said: object, size: int) -> Extents | None:
+    match said:
+        case {"size": int(announced), **rest} if announced == size:
+            try:
+                return checked(rest.get("data"), size)
+            except ValueError as error:
+                raise SnapshotError(f"a container announced a file with {error}") from None
         case other:
             raise SnapshotError(f"a container announced {str(other)[:80]} for a file of {size} bytes")
-    with store.writer() as writer:
-        left = size
-        while left > 0:
-            chunk = await channel.raw(min(CHUNK, left))
-            writer.write(chunk)
-            left -= len(chunk)
-    if writer.sha256 != sha256:
-        raise SnapshotError("a file does not have the hash that the container announced")
+
+
+async def _pieces(channel: Channel, count: int) -> AsyncIterator[Chunk]:
+    while count > 0:
+        piece = await channel.raw(count)
+        count -= len(piece)
+        yield piece
+
+
+async def _long(channel: Channel, intake: Intake, sha256: str, size: int, where: Extents | None) -> None:
+    writer = await anyio.to_thread.run_sync(intake.writer)
+    for offset, length in [(0, size)] if where is None else where:
+        await anyio.to_thread.run_sync(writer.skip, offset - writer.size)
+        pieces: list[Chunk] = []
+        gathered = 0
+        async for piece in _pieces(channel, length):
+            pieces.append(piece)
+            gathered += len(piece)
+            if gathered >= CHUNK:
+                await anyio.to_thread.run_sync(writer.write, *pieces)
+                pieces, gathered = [], 0
+        await anyio.to_thread.run_sync(writer.write, *pieces)
+    await anyio.to_thread.run_sync(writer.skip, size - writer.size)
+    await anyio.to_thread.run_sync(intake.judge, writer, sha256)

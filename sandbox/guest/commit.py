@@ -22,7 +22,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from sandbox.guest.files import CHUNK, ROWS, receive_file, send_file, sha256
+from sandbox.guest.files import CHUNK, ROWS, extents_of, receive_file, send_file, sha256
 from sandbox.guest.stage import Stages, Tick, identity, sync
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Step:
     """One path of the transaction."""
 
     def __init__(self, number: int, root: str, row: list[Any]) -> None:
-        _, path, self.kind, self.mode, self.size, self.target, _ = row
+        _, path, self.kind, self.mode, self.size, self.target, _ = row[:7]
+        self.extents = extents_of(row)
         self.number = number
         self.root = root
         self.path = path
@@ -159,7 +160,7 @@ def _receive(task: Task, roots: list[str], stages: Stages, steps: list[Step]) ->
         step.staged = stages.place(step, "new")
         fd = os.open(step.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            receive_file(task, fd, step.size)
+            receive_file(task, fd, step.size, step.extents)
             os.fchmod(fd, step.mode)
             os.fsync(fd)
         finally:

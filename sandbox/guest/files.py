@@ -1,7 +1,8 @@
 """Reading and filling the writable parts of the container: list, read, mark, pack, apply.
 
 Rows that cross the wire: `[root, path, kind, mode, size, target, mtime_ns]`, `root` an index into the request's `roots`,
-`path` relative, kind one of file, link, dir, gone. Everything else (devices, sockets, FIFOs) does not exist here.
+`path` relative, kind one of file, link, dir, gone; to us, of a file with holes, its extents (`holes.py`) as an eighth; from us,
+`[root, path, "closed"]` for a folder that cannot be looked into. Everything else (devices, sockets, FIFOs) does not exist here.
 Links are never followed: they are text.
 """
 
@@ -10,51 +11,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from sandbox.guest.holes import Extents, extents
+from sandbox.guest.walk import GONE, Baseline, differing, walk
+from sandbox.wire import MAX_PAYLOAD
+
 if TYPE_CHECKING:
+    from sandbox.guest.serve import Guest
     from sandbox.guest.task import Task
 
 CHUNK = 64 * 1024
 ROWS = 500
-
-Mark = tuple[str, int, int, int, int, int, str]
-"""kind, mode, size, mtime_ns, ctime_ns, inode, link target."""
-Listing = dict[str, Mark]
-GONE: Mark = ("gone", 0, 0, 0, 0, 0, "")
-
-
-def walk(root: str, closed: set[str] | None = None) -> Iterator[tuple[str, Mark]]:
-    """Everything below a root in the order parents before children, without leaving its file system.
-
-    A root that is a file is one entry with the empty path; one that is missing has none. Folders that cannot be listed or
-    searched count as empty and are added to `closed`; what vanishes meanwhile is left out.
-    """
-    try:
-        top = os.lstat(root)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(top.st_mode):
-        mark = mark_of(root, top)
-        if mark[0]:
-            yield "", mark
-        return
-    pending = [""]
-    while pending:
-        folder = pending.pop()
-        try:
-            with os.scandir(os.path.join(root, folder)) as found:
-                marks = list(_marks(sorted(found, key=lambda e: e.name), top.st_dev))
-        except OSError:
-            if closed is not None:
-                closed.add(folder)
-            continue
-        for name, mark in marks:
-            path = folder + "/" + name if folder else name
-            yield path, mark
-            if mark[0] == "dir":
-                pending.append(path)
 
 
 def reach(task: Task, request: dict[str, Any]) -> dict[str, Any]:
@@ -77,45 +47,6 @@ def _closed(place: str) -> str:
         return ""
     wanted = os.R_OK | os.X_OK if stat.S_ISDIR(about.st_mode) else os.R_OK
     return "" if os.access(place, wanted) else place
-
-
-def _marks(entries: list[os.DirEntry[str]], device: int) -> Iterator[tuple[str, Mark]]:
-    for entry in entries:
-        try:
-            about = entry.stat(follow_symlinks=False)
-            mark = mark_of(entry.path, about)
-        except FileNotFoundError:
-            continue  # it vanished; any other trouble means that the folder cannot be searched
-        if mark[0] and about.st_dev == device:  # else something mounted here: not ours to report
-            yield entry.name, mark
-
-
-def mark_of(path: str, about: os.stat_result) -> Mark:
-    """What is remembered of a path; an empty kind for what no snapshot knows. Raises OSError for a link that vanished."""
-    mode = about.st_mode
-    kind, size, target = "", 0, ""
-    if stat.S_ISREG(mode):
-        kind, size = "file", about.st_size
-    elif stat.S_ISDIR(mode):
-        kind = "dir"
-    elif stat.S_ISLNK(mode):
-        kind, target = "link", os.readlink(path)
-    return (kind, mode & 0o777, size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino, target)
-
-
-def _same(old: Mark, new: Mark) -> bool:
-    if new[0] == "dir":
-        return old[:2] == new[:2]  # times of a folder say only that something in it changed
-    return old == new
-
-
-def _hidden(path: str, closed: set[str]) -> bool:
-    """Below a folder that could not be listed: not seen is not gone."""
-    while closed and path:
-        path = path.rpartition("/")[0]
-        if path in closed:
-            return True
-    return False
 
 
 def list_folder(task: Task, request: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +89,9 @@ def read(task: Task, request: dict[str, Any]) -> dict[str, Any]:
 def mark(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     """Remember how the roots look now: `pack` reports what differs. Of overlay drafts the lower layer does (`upper.py`)."""
     for root in request["roots"]:
-        task.guest.baselines[root] = dict(walk(task.guest.world.path(root)))
+        closed: set[str] = set()
+        marks = dict(walk(task.guest.world.path(root), closed))
+        task.guest.baselines[root] = Baseline(marks, closed)
     return {}
 
 
@@ -171,49 +104,46 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     with task.guest.births:
         world.stop_all()
     try:
-        found: list[tuple[str, int]] = []
+        found: list[str] = []
         rows: list[Any] = []
-        for index, root in enumerate(request["roots"]):
-            place = world.path(root)
-            layers = task.guest.overlays.get(root)
-            differing = _differing(place, task.guest.baselines.get(root, {})) if layers is None else layers.changes()
-            changed: list[Any] = []
-            for path, now in differing:
-                kind, mode, size, mtime_ns, _, _, target = now or GONE
-                changed.append([index, path, kind, mode, size, target, mtime_ns])
-            for row in changed:
-                found.append((os.path.join(place, row[1]) if row[1] else place, row[4]))
-                rows.append(row)
-                if len(rows) >= ROWS:
-                    task.send_record(rows)
-                    rows = []
+        for row in _rows(task.guest, request["roots"]):
+            if row[2] != "closed":
+                place = world.path(request["roots"][row[0]])
+                found.append(os.path.join(place, row[1]) if row[1] else place)
+            rows.append(row)
+            if len(rows) >= ROWS:
+                task.send_record(rows)
+                rows = []
         if rows:
             task.send_record(rows)
         task.send_record([])
         wanted = task.receive_record()["want"]
-        hashes = [[i, _readable_sha256(found[i][0])] for i in wanted]
-        for at in range(0, len(hashes), ROWS):
-            task.send_record(hashes[at : at + ROWS])
+        hashes = _hashes([found[i] for i in wanted])
+        for at in range(0, len(wanted), ROWS):
+            task.send_record(list(zip(wanted[at : at + ROWS], hashes[at : at + ROWS])))
         task.send_record([])
         for i in task.receive_record()["want"]:
-            send_file(task, found[i][0])
+            send_file(task, found[i])
     finally:
         if not task.guest.stopped:
             world.go_all()
     return {}
 
 
-def _differing(place: str, before: Listing) -> Iterator[tuple[str, Mark | None]]:
-    """What a walk finds changed since a listing; None for what is gone."""
-    seen: set[str] = set()
-    closed: set[str] = set()
-    for path, now in walk(place, closed):
-        seen.add(path)
-        if path not in before or not _same(before[path], now):
-            yield path, now
-    for path in before:
-        if path not in seen and not _hidden(path, closed):
-            yield path, None
+def _rows(guest: Guest, roots: list[str]) -> Iterator[list[Any]]:
+    """Of all roots: what changed, in the order of the walk, then the folders that cannot be looked into any more."""
+    hidden: list[list[Any]] = []
+    for index, root in enumerate(roots):
+        closed: set[str] = set()
+        layers = guest.overlays.get(root)
+        before = guest.baselines.get(root, Baseline({}, set()))
+        place = guest.world.path(root)
+        changes = differing(place, before.marks, closed) if layers is None else layers.changes(closed)
+        for path, now in changes:
+            kind, mode, size, mtime_ns, _, _, target = now or GONE
+            yield [index, path, kind, mode, size, target, mtime_ns]
+        hidden += [[index, path, "closed"] for path in sorted(closed - before.closed)]
+    yield from hidden
 
 
 def open_file(path: str) -> int:
@@ -223,6 +153,33 @@ def open_file(path: str) -> int:
         os.close(fd)
         raise OSError(22, "not a regular file", path)
     return fd
+
+
+def _hashes(paths: list[str]) -> list[str]:
+    """Of each file, by two threads: hashing leaves the interpreter to others, and the host waits meanwhile."""
+    found = [""] * len(paths)
+    numbers = iter(range(len(paths)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            found[number] = _readable_sha256(paths[number])
+
+    second = None
+    if len(paths) > 1:
+        try:
+            second = threading.Thread(target=work, daemon=True)
+            second.start()
+        except RuntimeError:  # the sandbox is at its process limit
+            second = None
+    work()
+    if second is not None:
+        second.join()
+    return found
 
 
 def _readable_sha256(path: str) -> str:
@@ -244,38 +201,58 @@ def _hash_and_close(fd: int) -> str:
     try:
         while True:
             chunk = os.read(fd, CHUNK)
-            if not chunk:
-                return digest.hexdigest()
             digest.update(chunk)
+            if len(chunk) < CHUNK:  # a regular file: the end, or what the next look says of it
+                chunk = os.read(fd, CHUNK)
+                if not chunk:
+                    return digest.hexdigest()
+                digest.update(chunk)
     finally:
         os.close(fd)
 
 
 def send_file(task: Task, path: str) -> None:
-    """A record with the size, then the bytes."""
+    """A record with the size, and with `data` where that is not everywhere; then the bytes, without the holes."""
     fd = open_file(path)
     try:
-        left = os.fstat(fd).st_size
-        task.send_record({"size": left})
-        while left > 0:
-            chunk = os.read(fd, min(CHUNK, left))
-            if not chunk:
-                raise OSError(5, "the file shrank while it was read", path)
-            left -= len(chunk)
-            task.send(chunk)
+        about = os.fstat(fd)
+        where = extents(fd, about)
+        head: dict[str, Any] = {"size": about.st_size}
+        if where is not None:
+            head["data"] = where
+        task.send_record(head)
+        for offset, length in [(0, about.st_size)] if where is None else where:
+            os.lseek(fd, offset, os.SEEK_SET)
+            left = length
+            while left > 0:
+                chunk = os.read(fd, min(CHUNK, left))
+                if not chunk:
+                    raise OSError(5, "the file shrank while it was read", path)
+                left -= len(chunk)
+                task.send(chunk)
     finally:
         os.close(fd)
 
 
-def receive_file(task: Task, fd: int, size: int) -> None:
-    """`size` raw bytes from the host into a descriptor."""
-    left = size
-    while left > 0:
-        chunk = task.receive(min(CHUNK, left))
-        left -= len(chunk)
-        view = memoryview(chunk)
-        while view:
-            view = view[os.write(fd, view) :]
+def extents_of(row: list[Any]) -> Extents | None:
+    """Of a row that has them."""
+    return [(offset, length) for offset, length in row[7]] if len(row) > 7 and row[7] is not None else None
+
+
+def receive_file(task: Task, fd: int, size: int, where: Extents | None = None) -> None:
+    """A content from the host into the descriptor of an empty file."""
+    for offset, length in [(0, size)] if where is None else where:
+        if offset:
+            os.lseek(fd, offset, os.SEEK_SET)
+        left = length
+        while left > 0:
+            chunk = task.receive(min(MAX_PAYLOAD, left))
+            left -= len(chunk)
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(fd, view) :]
+    if where is not None:
+        os.ftruncate(fd, size)
 
 
 def apply(task: Task, request: dict[str, Any]) -> dict[str, Any]:
@@ -310,17 +287,20 @@ def apply(task: Task, request: dict[str, Any]) -> dict[str, Any]:
 
 def _make(task: Task, place: str, row: list[Any]) -> None:
     """One file or link where nothing is."""
-    _, _, kind, mode, size, target, mtime_ns = row
+    _, _, kind, mode, size, target, mtime_ns = row[:7]
     os.makedirs(os.path.dirname(place), exist_ok=True)
     if kind == "link":
         os.symlink(target, place)
         return
     fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        receive_file(task, fd, size)
+        receive_file(task, fd, size, extents_of(row))
         os.fchmod(fd, mode)
         if mtime_ns:
             os.utime(fd, ns=(mtime_ns, mtime_ns))
+    except Exception:
+        os.unlink(place)  # the host gave up: half a file is worse than none
+        raise
     finally:
         os.close(fd)
 

@@ -183,7 +183,7 @@ def _overwrite(task: Task, step: Step, tick: Tick) -> None:
     tick("overwrite")
     fd = os.open(step.place, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
     try:
-        receive_file(task, fd, step.size)
+        receive_file(task, fd, step.size, step.extents)
         os.fchmod(fd, step.mode)
         os.fsync(fd)
     finally:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Callable
 
-from sandbox.guest import commit, files, recover, upper
+from sandbox.guest import commit, files, recover, upper, walk
 from sandbox.guest.command import Command, widen
 from sandbox.guest.port import Connection, Port
 from sandbox.guest.task import Task, Work
@@ -64,7 +64,7 @@ class Guest:
 
     def __init__(self, stdin: int, stdout: int, world: Any, on_silence: Callable[[], None] | None = None) -> None:
         self.world = world
-        self.baselines: dict[str, files.Listing] = {}
+        self.baselines: dict[str, walk.Baseline] = {}
         self.overlays: dict[str, upper.Layers] = {}
         """The roots that are overlay drafts."""
         self.disk_full = False

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sandbox.guest.files import Mark, mark_of
+from sandbox.guest.walk import Mark, mark_of
 
 if TYPE_CHECKING:
     from sandbox.guest.serve import Guest
@@ -35,21 +35,28 @@ class Layers(NamedTuple):
     lower: str
     merged: str
 
-    def changes(self) -> Iterator[tuple[str, Mark | None]]:
+    def changes(self, closed: set[str]) -> Iterator[tuple[str, Mark | None]]:
         """Path and mark of everything that differs; None for what is gone. No path twice.
 
-        Folders that cannot be listed count as unchanged; a repository (`.git`) at the top or below is passed over.
+        Folders that cannot be looked into count as unchanged and are added to `closed`; a repository (`.git`) at the top or
+        below is passed over.
         """
         told: set[str] = set()
         pending = [""]
         while pending:
             folder = pending.pop()
-            for name in _names(os.path.join(self.upper, folder)):
+            names = _names(os.path.join(self.upper, folder))
+            if names is None:
+                closed.add(folder)
+            for name in names or ():
                 path = f"{folder}/{name}" if folder else name
-                for found, mark in _one(self, path):
-                    if found not in told:
-                        told.add(found)
-                        yield found, mark
+                try:
+                    for found, mark in _one(self, path):
+                        if found not in told:
+                            told.add(found)
+                            yield found, mark
+                except OSError:
+                    closed.add(folder)
                 if _is_folder(os.path.join(self.upper, path)):
                     pending.append(path)
 
@@ -75,10 +82,8 @@ def _watch(guest: Guest, limit_bytes: int) -> None:
 
 
 def _one(layers: Layers, path: str) -> Iterator[tuple[str, Mark | None]]:
-    try:
-        was, now = _look(layers.lower, path), _look(layers.merged, path)
-    except OSError:
-        return
+    """Raises OSError where it cannot be looked at."""
+    was, now = _look(layers.lower, path), _look(layers.merged, path)
     if now is None:
         if was is not None:
             yield from _gone(layers, path, was)
@@ -104,7 +109,7 @@ def _below(layers: Layers, path: str) -> Iterator[tuple[str, None]]:
     pending = [path]
     while pending:
         folder = pending.pop()
-        for name in _names(os.path.join(layers.lower, folder)):
+        for name in _names(os.path.join(layers.lower, folder)) or ():
             inner = f"{folder}/{name}"
             try:
                 was = _look(layers.lower, inner)
@@ -121,7 +126,7 @@ def _missing(layers: Layers, path: str) -> Iterator[tuple[str, None]]:
     pending = [path]
     while pending:
         folder = pending.pop()
-        for name in _names(os.path.join(layers.lower, folder)):
+        for name in _names(os.path.join(layers.lower, folder)) or ():
             inner = f"{folder}/{name}"
             try:
                 was, now = _look(layers.lower, inner), _look(layers.merged, inner)
@@ -138,11 +143,14 @@ def _missing(layers: Layers, path: str) -> Iterator[tuple[str, None]]:
                     yield from _below(layers, inner)
 
 
-def _names(folder: str) -> list[str]:
+def _names(folder: str) -> list[str] | None:
+    """None where they cannot be had."""
     try:
         return sorted(n for n in os.listdir(folder) if n != GIT)
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError:
+        return None
 
 
 def _look(view: str, path: str) -> Mark | None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sandbox import Drift, Entry, LeaseError, SandboxError, Store
+from sandbox import Drift, Entry, LeaseError, SandboxError, SnapshotError, Store
 from tests.support.boxes import Boxes, content, of, picture, safely, seen, sha, work
 
 FILES = {"edit.txt": "old", "gone.txt": "gone", "d/one": "1", "d/two": "2", "run.sh": "#!/bin/sh\n", "keep.txt": "keep"}
@@ -228,6 +228,42 @@ async def test_two_roots_are_one_transaction(boxes: Boxes, store: Store) -> None
     with pytest.raises(Drift):
         await boxes.commit(snapshot, store, expected, one, two)
     assert picture(one)["a"][2] == "1"
+
+
+async def test_altered_content_is_not_written(boxes: Boxes, store: Store) -> None:
+    """A blob that is no longer what the snapshot says stops all of the write."""
+    root = boxes.project(files=FILES)
+    before = picture(root)
+    snapshot = of(content(store, "new", "edit.txt", root), content(store, "other", "other", root))
+    place = store.path(sha("other"))
+    place.chmod(0o600)
+    place.write_text("OTHER")
+    with pytest.raises(SnapshotError, match="altered"):
+        await boxes.commit(snapshot, store, seen(snapshot), root)
+    assert picture(root) == before
+
+
+async def test_holes_stay_holes_in_a_project_and_on_the_way_back(boxes: Boxes, store: Store) -> None:
+    """What is written and what is kept for undo take the room of their data."""
+    root = boxes.project()
+    place = root / "image"
+
+    def write(at: int) -> None:
+        with place.open("wb") as file:
+            file.truncate(40 << 20)
+            file.seek(at)
+            file.write(b"data")
+
+    write(30 << 20)
+    new = sha(place.read_bytes())
+    snapshot = await work(boxes, store, "cp --sparse=always image copy; rm image; mv copy image", root)
+    write(0)
+    old = sha(place.read_bytes())
+    undo = await boxes.commit(snapshot, store, seen(snapshot), root)
+    assert (sha(place.read_bytes()), place.stat().st_blocks < 999) == (new, True)
+    assert store.path(old).stat().st_blocks < 999
+    await boxes.commit(undo, store, seen(undo), root, purpose="undo")
+    assert (sha(place.read_bytes()), place.stat().st_blocks < 999) == (old, True)
 
 
 async def test_nested_repository_does_not_stop_a_write_beside_it(boxes: Boxes, store: Store) -> None:

@@ -135,11 +135,26 @@ async def test_read_path_inside_a_write_path_is_refused_before_the_start(boxes: 
 async def test_project_larger_than_the_draft_is_refused_with_a_remedy(boxes: Boxes) -> None:
     """Not a full disk in the middle, but a sentence before anything runs."""
     root = boxes.project()
-    with (root / "big").open("wb") as file:
-        file.truncate(65 * 1024**2)
+    (root / "big").write_bytes(bytes(65 * 1024**2))
     with pytest.raises(SpecError, match="more than 64 MiB"):
         async with boxes.open(Mount(source=root, mode="draft")):
             pass
+
+
+async def test_holes_of_a_project_do_not_fill_a_draft(boxes: Boxes) -> None:
+    """A disk image of 10 GiB that holds 5 bytes fits into a draft of 64 MiB, and is the same there."""
+    root = boxes.project()
+    size = 10 * 1024**3
+    with (root / "image").open("wb") as file:
+        file.truncate(size)
+        file.seek(size // 2)
+        file.write(b"inner")
+    look = (
+        "import os; f = open('image', 'rb'); f.seek(5 << 30); about = os.stat('image')\n"
+        "print(f.read(5), about.st_size, about.st_blocks < 999)"
+    )
+    async with boxes.open(Mount(source=root, mode="draft"), cwd=str(root)) as box:
+        assert (await box.run(["python3", "-c", look])).stdout.text == f"b'inner' {size} True\n"
 
 
 async def test_odd_names_do_not_break_a_draft(boxes: Boxes) -> None:

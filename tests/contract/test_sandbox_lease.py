@@ -92,9 +92,9 @@ async def test_host_that_dies_during_the_write_does_not_leave_half_of_it(boxes: 
         link: Any = box._mux._link
         wire, send = link._stream.raw, link.send
 
-        async def send_and_die(data: bytes) -> None:
+        async def send_and_die(data: bytes | memoryview) -> None:
             await send(data)
-            if b'"go"' in data:
+            if b'"go"' in bytes(data):
                 wire.shutdown(socket.SHUT_RDWR)
 
         link.offer, link.send = lambda _data: 0, send_and_die

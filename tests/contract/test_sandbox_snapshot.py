@@ -9,8 +9,8 @@ import anyio
 import anyio.from_thread
 import pytest
 
-from sandbox import Change, Entry, GuestError, Mount, Sandbox, Snapshot, SnapshotError, Store
-from tests.support.boxes import Boxes, processes, sha, state
+from sandbox import WORKSPACE, Change, Entry, GuestError, Mount, Sandbox, Snapshot, SnapshotError, Store
+from tests.support.boxes import Boxes, content, processes, sha, state
 
 FILES = {"keep.txt": "keep", "edit.txt": "old", "gone.txt": "gone", "d/one": "1", "d/two": "2", "run.sh": "#!/bin/sh\n"}
 
@@ -172,6 +172,60 @@ async def test_closed_folder_is_not_taken_for_an_empty_one(boxes: Boxes, store: 
         await sh(box, "chmod 000 d")
         snapshot = await box.snapshot(store)
     assert {p: r[0] for p, r in rows(snapshot, root).items()} == {"d": "dir"}
+    assert snapshot.left_out == (f"{root}/d",)
+
+
+async def test_folders_deeper_than_paths_reach_do_not_fail_a_snapshot(boxes: Boxes, store: Store) -> None:
+    """They are named as left out, and the rest is taken."""
+    root = boxes.project(files=FILES)
+    program = "import os\nopen('new', 'w').close()\nfor _ in range(30): os.mkdir('d' * 250); os.chdir('d' * 250)\n"
+    async with boxes.open(Mount(source=root, mode="draft"), cwd=str(root)) as box:
+        assert (await box.run(["python3", "-c", program])).ok
+        snapshot = await box.snapshot(store)
+        assert "new" in rows(snapshot, root)
+        (deep,) = snapshot.left_out
+        assert deep.startswith(f"{root}/{'d' * 250}/")
+        assert Snapshot.from_json(snapshot.to_json()).left_out == snapshot.left_out
+        await sh(box, "rm -rf d*", cwd=root)
+
+
+async def test_holes_do_not_travel_or_take_room(boxes: Boxes, store: Store) -> None:
+    """A sparse file keeps its bytes, size, identity and holes: in the store, and in the sandbox that it is restored in."""
+    root = boxes.project(files=FILES)
+    program = (
+        "for name, data in ('a', ((0, b'head'), (20 << 20, b'x' * 300_000), ((40 << 20) - 4, b'tail'))), ('b', ()):\n"
+        "    with open(name, 'wb') as f:\n"
+        "        f.truncate(40 << 20)\n"
+        "        for at, some in data: f.seek(at); f.write(some)\n"
+    )
+    look = (
+        "import os, hashlib\nfor n in 'ab': print(hashlib.sha256(open(n, 'rb').read()).hexdigest(), os.stat(n).st_blocks < 1500)"
+    )
+    whole = b"head" + bytes((20 << 20) - 4) + b"x" * 300_000 + bytes((20 << 20) - 300_004) + b"tail"
+    expected = {"a": sha(whole), "b": sha(bytes(40 << 20))}
+    async with boxes.open(Mount(source=root, mode="draft"), cwd=str(root)) as box:
+        assert (await box.run(["python3", "-c", program])).ok
+        snapshot = await box.snapshot(store)
+    assert {e.path: e.sha256 for e in snapshot.entries} == expected
+    assert sum(store.path(name).stat().st_blocks for name in expected.values()) < 1500
+    async with boxes.open(Mount(source=root, mode="draft"), cwd=str(root)) as box:
+        await box.apply(snapshot, store)
+        assert (await box.run(["python3", "-c", look])).stdout.text == "".join(f"{name} True\n" for name in expected.values())
+        assert (await box.snapshot(store)).id == snapshot.id
+
+
+@pytest.mark.parametrize("size", [3, 3_000_000])
+async def test_content_that_was_altered_in_the_store_is_not_restored(boxes: Boxes, store: Store, size: int) -> None:
+    """Other bytes of the same length, the length itself: a typed error that says so, and no such file inside."""
+    entry = content(store, "x" * size, "f", WORKSPACE)
+    place = store.path(entry.sha256)
+    place.chmod(0o600)
+    async with boxes.open() as box:
+        for altered, why in (("x" * (size - 1) + "y", "altered"), ("x" * (size - 1), "bytes")):
+            place.write_text(altered)
+            with pytest.raises(SnapshotError, match=why):
+                await box.apply(Snapshot(entries=(entry,)), store)
+            assert (await box.run(["ls"])).stdout.text == ""
 
 
 async def test_single_file_draft_is_not_lost_when_it_is_removed(boxes: Boxes, store: Store) -> None:

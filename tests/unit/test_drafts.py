@@ -11,7 +11,7 @@ import pytest
 from sandbox import drafts
 from sandbox.drafts import open_below, open_file, tree
 from sandbox.errors import SpecError
-from sandbox.guest import files
+from sandbox.guest import files, walk
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_vanishing_file_does_not_stop_a_walk(root: Path, monkeypatch: pytest.Mon
 
 def test_guest_walk_does_not_follow_links(root: Path) -> None:
     """Everything below, `.git` too; FIFOs and sockets are not there."""
-    found = dict(files.walk(str(root)))
+    found = dict(walk.walk(str(root)))
     assert "to_folder/b.txt" not in found
     assert found["to_folder"][0] == "link"
     assert found["to_folder"][6] == "d"
@@ -138,22 +138,22 @@ def test_guest_walk_does_not_follow_links(root: Path) -> None:
 
 def test_guest_walk_of_what_is_no_folder(root: Path) -> None:
     """A file is one entry, anything else and nothing are none."""
-    assert [p for p, _ in files.walk(str(root / "a.txt"))] == [""]
-    assert list(files.walk(str(root / "fifo"))) == []
-    assert list(files.walk(str(root / "nowhere"))) == []
+    assert [p for p, _ in walk.walk(str(root / "a.txt"))] == [""]
+    assert list(walk.walk(str(root / "fifo"))) == []
+    assert list(walk.walk(str(root / "nowhere"))) == []
 
 
 def test_guest_walk_survives_a_tree_that_changes(root: Path) -> None:
     """Folders and files that vanish while it walks are left out."""
     closed: set[str] = set()
-    walk = files.walk(str(root), closed)
-    next(walk)
+    steps = walk.walk(str(root), closed)
+    next(steps)
     for place in (root / "d" / "e", root / "d"):
         for inner in place.iterdir():
             if inner.is_file():
                 inner.unlink()
     (root / "d" / "e").rmdir()
-    assert not {"d/b.txt", "d/e"} & {p for p, _ in walk}
+    assert not {"d/b.txt", "d/e"} & {p for p, _ in steps}
 
 
 def test_guest_walk_of_a_deep_tree(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_guest_walk_of_a_deep_tree(tmp_path: Path) -> None:
     for _ in range(500):
         place = place / "d"
     place.mkdir(parents=True)
-    assert len(list(files.walk(str(tmp_path)))) == 500
+    assert len(list(walk.walk(str(tmp_path)))) == 500
     assert len(list(drafts.tree(tmp_path))) == 500
 
 

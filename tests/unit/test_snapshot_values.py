@@ -58,7 +58,30 @@ def test_special_bits_are_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [".git", ".GIT", ".Git", ".git.", ".git ", ".git. .", "git~1", "GIT~1", ".g\u200cit", "\ufeff.git"]
+    "name",
+    [
+        ".git",
+        ".GIT",
+        ".Git",
+        ".git.",
+        ".git ",
+        ".git. .",
+        "git~1",
+        "GIT~1",
+        "git~1 .",
+        ".g\u200cit",
+        "\ufeff.git",
+        ".g\u00adit",
+        ".gi\ufe0ft",
+        "\U000e0001.git",
+        ".git\u200b. ",
+        ".git::$INDEX_ALLOCATION",
+        ".GIT:stream",
+        "git~1:x",
+        ".git\\hooks",
+        "a\\.git",
+        "a\\git~1\\config",
+    ],
 )
 def test_spelling_of_git_is_recognised(name: str) -> None:
     """As file systems fold names onto each other."""
@@ -69,7 +92,9 @@ def test_spelling_of_git_is_recognised(name: str) -> None:
         assert check_path(path, git=True) == path
 
 
-@pytest.mark.parametrize("name", ["git", ".gitignore", ".gitmodules", ".github", "a.git", "git~2", "..git", ""])
+@pytest.mark.parametrize(
+    "name", ["git", ".gitignore", ".gitmodules", ".github", "a.git", "git~2", "..git", "", ":.git", "\\git", ".g.it", "\u200b"]
+)
 def test_name_that_only_resembles_git_is_kept(name: str) -> None:
     """An agent may write `.gitignore`."""
     assert not is_git_name(name)
@@ -87,3 +112,19 @@ def test_what_was_left_out_does_not_change_the_identity() -> None:
     """It is for the record."""
     entry = Entry(root="/p", path="a", kind="dir", mode=0o755)
     assert Snapshot(entries=(entry,)).id == Snapshot(entries=(entry,), left_out=("/p/.env",)).id
+
+
+@pytest.mark.parametrize("entries", [(), (Entry(root="/p", path="a", kind="dir", mode=0o755),)])
+def test_what_was_left_out_is_not_lost_in_a_manifest(entries: tuple[Entry, ...]) -> None:
+    """Read back as it was written, names that are not UTF-8 included."""
+    snapshot = Snapshot(entries=entries, left_out=("/p/.env", "/p/\udcff", "/p/new\nline"))
+    assert Snapshot.from_json(snapshot.to_json()) == snapshot
+
+
+@pytest.mark.parametrize("row", [{"left_out": 7}, {"left_out": [7]}, {"left_out": ["a\0"]}, {"left_out": []}, {"other": ["a"]}])
+def test_odd_list_of_what_was_left_out_is_refused(row: object) -> None:
+    """With SnapshotError; also one that does not come last."""
+    with pytest.raises(SnapshotError):
+        Snapshot.from_json(json.dumps(row) + "\n")
+    with pytest.raises(SnapshotError):
+        Snapshot.from_json(json.dumps({"left_out": ["/p/.env"]}) + "\n" + manifest())

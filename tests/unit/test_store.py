@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,3 +111,85 @@ def test_writers_at_the_same_time_do_not_harm_each_other(store: Store) -> None:
         names = list(threads.map(lambda pair: (store if pair[0] % 2 else other).put(pair[1]), enumerate(contents)))
     assert [store.get(n) for n in names] == contents
     assert stray(store) == []
+
+
+def test_altered_blob_is_not_used(store: Store) -> None:
+    """Whatever a disk or a person made of it, of the same length or not: a typed error, read whole or in pieces."""
+    content = b"x" * 600_000
+    name = store.put(content)
+    place = store.path(name)
+    with store.blob(name, len(content)) as blob:
+        assert b"".join(blob.pieces()) == content
+    place.chmod(0o600)
+    place.write_bytes(content[:-1] + b"y")
+    with pytest.raises(SnapshotError, match="altered"):
+        store.get(name)
+    with store.blob(name, len(content)) as blob:
+        given = []
+        with pytest.raises(SnapshotError, match="altered"):
+            given.extend(blob.pieces())
+    assert len(b"".join(given)) < len(content), "nobody gets the end of a wrong content"
+    place.write_bytes(content[:-1])
+    with pytest.raises(SnapshotError, match="599999 bytes"):
+        store.blob(name, len(content))
+
+
+def test_holes_take_no_room(store: Store) -> None:
+    """What is skipped counts as zeros, for the hash and for who reads it."""
+    content = bytes(5 << 20) + b"inner" + bytes(5 << 20)
+    with store.writer() as writer:
+        writer.skip(5 << 20)
+        writer.write(b"inner")
+        writer.skip(5 << 20)
+    assert store.get(writer.sha256) == content
+    assert store.path(writer.sha256).stat().st_blocks * 512 < 100_000
+    with store.blob(writer.sha256, len(content)) as blob:
+        assert blob.data_bytes < 100_000
+        assert b"inner" in b"".join(blob.pieces())
+
+
+def test_contents_that_arrive_together_are_all_there(store: Store) -> None:
+    """Also the same one twice, and one that was there; of a wrong one and those that wait with it nothing stays."""
+    contents = [str(n % 250).encode() for n in range(300)]
+    store.put(contents[0])
+    with store.intake() as intake:
+        intake.whole((hashlib.sha256(c).hexdigest(), [c]) for c in contents)
+        intake.flush()
+    assert {store.get(hashlib.sha256(c).hexdigest()) for c in contents} == set(contents)
+    with store.intake() as intake, pytest.raises(SnapshotError, match="hash"):
+        intake.whole([(hashlib.sha256(b"good").hexdigest(), [b"good"]), (hashlib.sha256(b"bad").hexdigest(), [b"BAD"])])
+    assert not store.has(hashlib.sha256(b"bad").hexdigest())
+    assert not stray(store)
+
+
+FULL = """
+import hashlib, os, sys
+from pathlib import Path
+from sandbox import Entry, Snapshot, SandboxError, Store, StoreError
+store = Store(Path(sys.argv[1]))
+many = Snapshot(entries=tuple(Entry(root="/p", path=str(n), kind="dir") for n in range(20_000)))
+def together():
+    with store.intake() as intake:
+        for content in (os.urandom(50_000) for _ in range(40)):
+            intake.whole([(hashlib.sha256(content).hexdigest(), [content])])
+for work in (lambda: store.put(os.urandom(1 << 20)), lambda: store.put_snapshot(many), together):
+    try:
+        work()
+    except StoreError as error:
+        assert isinstance(error, SandboxError) and error.fault == "host" and "No space left" in str(error), error
+        assert not list(store.folder.rglob(".*")), "left behind"
+    else:
+        sys.exit("it fitted")
+store.put(b"there is room again")
+print("typed")
+"""
+
+
+def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """A file system without room: StoreError, the host's fault, no file half written, and it goes on when there is room."""
+    script = 'mount -t tmpfs -o size=512k none "$1" && exec "$2" -c "$3" "$1"'
+    argv = ["unshare", "-rm", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip("no file system of its own can be mounted here")
+    assert (done.stdout, done.stderr) == ("typed\n", "")

@@ -313,6 +313,23 @@ FILE_ROW = [0, "x", "file", 0o644, 3, "", 0]
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
+BAD_EXTENTS: list[object] = [
+    7,
+    [7],
+    [[0]],
+    [[0, True]],
+    [[0, 0], [0, 3]],
+    [[1, 2], [0, 1]],
+    [[0, 2], [1, 2]],
+    [[0, 4]],
+    [[-1, 3]],
+    [[2**70, 1]],
+    [[0, 1], [2, 1]],
+    [],
+]
+"""Not in order, not in the file, or not the content."""
+
+
 @pytest.mark.parametrize(
     "rest",
     [
@@ -324,8 +341,9 @@ ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         rows([[0, ABC]], [], {"size": 3}) + wire.data_frame(1, 1, b"abd"),
         rows([[0, ABC]], [], "x"),
         rows([[0, ABC]], [], {"size": 3}) + wire.data_frame(1, 1, b"ab"),
+        *(rows([[0, ABC]], [], {"size": 3, "data": data}) + wire.data_frame(1, 1, b"abc") for data in BAD_EXTENTS),
     ],
-    ids=["no-hash", "unasked", "number", "no-pair", "other-size", "other-content", "no-size", "cut"],
+    ids=["no-hash", "unasked", "number", "no-pair", "other-size", "other-content", "no-size", "cut", *map(repr, BAD_EXTENTS)],
 )
 @pytest.mark.probe("82")
 async def test_hostile_content_is_not_stored(rest: bytes, tmp_path) -> None:
