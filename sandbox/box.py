@@ -7,6 +7,7 @@ the container and waits until it is gone, shielded from cancellation and bounded
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import time
@@ -236,17 +237,16 @@ class Sandbox:
     async def read(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
         """One regular file, as a program inside would read it. Raises GuestError (missing, larger), SandboxLost."""
         channel = await self._mux.open("read", path=path, max_bytes=max_bytes)
-        pieces: list[bytes] = []
+        content = io.BytesIO()  # whose value is not one more copy
         room = max_bytes
         async with transfer.operation(channel):
             with contextlib.suppress(anyio.EndOfStream):
                 while True:
-                    pieces.append((await channel.receive())[1])
-                    room -= len(pieces[-1])
+                    room -= content.write((await channel.receive())[1])
                     if room < 0:
                         raise self._mux.broken(f"more than {max_bytes} bytes of a file were sent")
         channel.check()
-        return b"".join(pieces)
+        return content.getvalue()
 
     async def list(self, path: str) -> tuple[transfer.Change, ...]:
         """Everything below a folder of the sandbox, on its own file system. Raises GuestError, SandboxLost."""

@@ -32,9 +32,19 @@ def boxes(engine: Engine, image: str, tmp_path: Path) -> Boxes:
 @pytest.fixture(params=KINDS)
 async def drafts(request: pytest.FixtureRequest, image: str, tmp_path: Path) -> Boxes:
     """The same for every kind of draft."""
-    engine = FakeEngine(tmp_path / "boxes") if request.param == "fake" else await DockerEngine.connect()
-    kind = OverlayBoxes if request.param == "overlay" else Boxes
-    return kind(engine, image, tmp_path)
+    return await _boxes(request.param, image, tmp_path)
+
+
+async def _boxes(name: str, image: str, folder: Path) -> Boxes:
+    engine = FakeEngine(folder / "boxes") if name == "fake" else await DockerEngine.connect()
+    kind = OverlayBoxes if name == "overlay" else Boxes
+    return kind(engine, image, folder)
+
+
+@pytest.fixture(params=(*KINDS[:2], pytest.param("overlay", marks=[pytest.mark.docker, pytest.mark.slow])))
+async def written(request: pytest.FixtureRequest, image: str, tmp_path: Path) -> Boxes:
+    """The same for what leases write: whoever owns the project, and whatever kind of draft it was made in."""
+    return await _boxes(request.param, image, tmp_path)
 
 
 @pytest.fixture

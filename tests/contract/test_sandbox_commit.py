@@ -7,6 +7,7 @@ import os
 import pytest
 
 from sandbox import Drift, Entry, LeaseError, SandboxError, SnapshotError, Store
+from tests.contract.conftest import KINDS
 from tests.support.boxes import Boxes, content, of, picture, safely, seen, sha, work
 
 FILES = {"edit.txt": "old", "gone.txt": "gone", "d/one": "1", "d/two": "2", "run.sh": "#!/bin/sh\n", "keep.txt": "keep"}
@@ -16,6 +17,7 @@ SCRIPT = (
 )
 
 
+@pytest.mark.parametrize("written", KINDS, indirect=True)
 async def test_commit_does_not_write_anything_but_the_snapshot(boxes: Boxes, store: Store) -> None:
     """Write, replace, delete, folders, links and modes arrive exactly; undo restores bytes and modes exactly."""
     root = boxes.project(files=FILES)
@@ -278,3 +280,9 @@ async def test_nested_repository_does_not_stop_a_write_beside_it(boxes: Boxes, s
     assert "sub/c" not in picture(root)
     await boxes.commit(undo, store, seen(undo), root, purpose="undo")
     assert picture(root) == before
+
+
+@pytest.fixture
+def boxes(written: Boxes) -> Boxes:
+    """Copies of root's projects, overlays of a user's: both are written the same."""
+    return written

@@ -76,9 +76,8 @@ class OverlayBoxes(Boxes):
     ) -> AbstractAsyncContextManager[Sandbox]:
         """A sandbox with these mounts; single files stay copies."""
         uid = os.getuid() or OWNER
-        for mount in mounts:
-            if mount.mode == "draft":
-                self.own(mount.source)
+        for root in (*(m.source for m in mounts if m.mode == "draft"), *(lease.paths if lease else ())):
+            self.own(root)
         laid = [replace(m, draft="overlay") if m.mode == "draft" and m.source.is_dir() else m for m in mounts]
         return super().open(*laid, limits=limits, lease=lease, uid=uid, gid=uid, **more)
 
