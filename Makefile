@@ -1,6 +1,6 @@
 # Short names for scripts/, which do the work and bring what is missing.
 .DEFAULT_GOAL := help
-.PHONY: help check test test-all test-docker fuzz bench demo lock clean
+.PHONY: help check test test-all test-docker chaos fuzz bench demo lock clean
 
 PY := .venv/bin/python
 
@@ -18,6 +18,9 @@ test-all:  ## everything, the slow tests too
 
 test-docker:  ## only the tests that need a container engine
 	@scripts/test --tests-only -m docker
+
+chaos:  ## 200 SIGKILLs at random moments, and what the next start leaves of each; a third of an hour
+	@scripts/chaos
 
 fuzz:  ## the property tests with 50,000 examples each; half an hour and more
 	@scripts/test --tests-only tests/property --hypothesis-profile=long -o faulthandler_timeout=0

@@ -108,9 +108,17 @@ class Sandbox:
             async with anyio.create_task_group() as tasks:
                 link = await engine.start(planned)
                 mux = Mux(link, alive=engine.alive)
+                # Not cancelled with the caller: what it leaves is ended over this very stream, and waits for answers.
+                serving = anyio.CancelScope(shield=True)
+
+                async def serve() -> None:
+                    with serving, _unwrapped():
+                        async with anyio.create_task_group() as both:
+                            both.start_soon(mux.read_forever)
+                            both.start_soon(mux.heartbeat, spec.limits.silence_s / 4)
+
                 try:
-                    tasks.start_soon(mux.read_forever)
-                    tasks.start_soon(mux.heartbeat, spec.limits.silence_s / 4)
+                    tasks.start_soon(serve)
                     with anyio.move_on_after(START_S) as patience:
                         await mux.greet(spec.limits.silence_s)
                     if patience.cancelled_caught:
@@ -123,6 +131,7 @@ class Sandbox:
                     mux.leave()
                     with anyio.move_on_after(CLOSE_S, shield=True):
                         await link.aclose()
+                    serving.cancel()
                     tasks.cancel_scope.cancel()
 
     async def run(

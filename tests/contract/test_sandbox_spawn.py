@@ -124,6 +124,17 @@ async def test_program_that_closes_its_stdin_does_not_stall_the_sender(boxes: Bo
             await process.send(bytes(4 * 1024**2))
 
 
+async def test_whoever_is_cancelled_with_the_whole_sandbox_waits_in_vain(boxes: Boxes) -> None:
+    """A cancellation from outside of the sandbox: leaving a program still ends it and hears so, over a stream that is read."""
+    with anyio.CancelScope() as outside:
+        async with boxes.open() as box, box.spawn(["sleep", "600"]) as process:
+            outside.cancel()
+            await anyio.sleep_forever()
+    assert outside.cancelled_caught
+    assert process.outcome is not None
+    assert process.outcome.signal == 9
+
+
 async def test_many_programs_at_once_do_not_mix_their_streams(boxes: Boxes) -> None:
     """Thirty conversations over one stream stay thirty."""
 
