@@ -212,6 +212,8 @@ async def _lived(parts: _Parts, tally: Tally, left_s: float) -> RunResult:
         conclusion = await _concluded(parts, Patience(deadline=anyio.current_time() + left_s, stop=stopped.event))
     code = stopped.exit_code if conclusion.outcome == "stopped" else conclusion.exit_code
     message = conclusion.message
+    if conclusion.outcome == "stopped" and records.load(folder).written:
+        message = f"interrupted, and the change is in your project: massgen undo {folder.name}"
     if conclusion.outcome in GOES_ON and tally.worked:
         message = f"{message}; when that is mended: massgen resume {folder.name}"
     records.save(folder, records.finished(records.load(folder), status=conclusion.outcome, exit_code=code))

@@ -102,6 +102,7 @@ def test_ctrl_c_loses_an_answer_or_leaves_something(tmp_path: Path, phase: str, 
         written = any(event["type"] == "Applied" for event in said)
         assert (code_txt == "new\n") is written
         assert code == (130 if times == 2 and not written else code)
+        assert ("in your project" in ends[0]["message"]) is (written and code == 130)
     else:
         assert code == 130, ends
         assert ends[0]["outcome"] == "stopped"
