@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from massgen import app
 from massgen.agent.view import Answered, Decision, Presented
 from massgen.config.model import AgentConfig, Config, ContextPath, Timeouts
 from massgen.coordination import tidy
+from massgen.coordination.later import undo
 from massgen.coordination.relive import read_past, relive
 from massgen.coordination.state import Rules, replay, start
 from massgen.errors import ConfigError
@@ -43,7 +45,7 @@ from sandbox.plan import Plan
 from sandbox.testing import FakeEngine
 from tests.contract.test_app_fake import END, agent
 from tests.support.deaths import Deaths
-from tests.support.scripted_run import Play, Run, Turn
+from tests.support.scripted_run import Play, Run, Turn, contents
 from tests.support.user import snapshot_of
 
 LABELS = ("agent1", "agent2", "agent3")
@@ -118,6 +120,36 @@ def _check_log(run: Run, where: str) -> None:
     assert sorted(once) == ["agent1.1", "agent2.1", "agent3.1", "base"], where
     assert [len(run.of(kind)) for kind in (DebateStarted, Selected, PresentedEvent, Applied)] == [1, 1, 1, 1], where
     assert len(run.of(SandboxStarted)) == len(run.of(SandboxEnded)), where
+
+
+def owned_by_a_user(project: Path) -> None:
+    """Not root's."""
+    if os.geteuid() == 0:
+        os.chown(project, 1000, 1000)
+
+
+async def test_killed_after_any_event_of_a_direct_final_turn(make: Callable[..., Run], project: Path, tmp_path: Path) -> None:
+    """The final turn works in the project itself: killed anywhere, the result is whole, and one undo takes all of it back."""
+    owned_by_a_user(project)  # the mode is refused for root's projects
+    team = Team()
+    run = make(team.plays(), write_mode="direct", rules=Rules(consensus=0.6))
+    deaths = Deaths(kept=tmp_path / "kept", state=run.state_dir, project=project)
+    before = contents(project)
+    run.on_envelope = deaths
+    first = await run.go()
+    assert first.outcome == "applied", first.message
+    wanted = contents(project)
+    run.on_envelope = lambda _: None
+    for number, line in enumerate(deaths.lines):
+        run.run_dir = deaths.put_back(number, run.run_dir.name)
+        owned_by_a_user(project)
+        ended = await run.resume()
+        where = f"killed after event {number} ({line})"
+        assert (ended.outcome, ended.winner) == ("applied", "agent2"), where
+        assert contents(project).items() <= wanted.items(), where
+        assert contents(project)["code.txt"] == "fixed by agent2\n", where
+        await undo(run.state_dir, run.run_dir.name, engine=run.engine)
+        assert contents(project) == before, where
 
 
 async def test_who_had_voted_rests_until_there_is_something_to_look_at(make: Callable[..., Run]) -> None:

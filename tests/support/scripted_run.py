@@ -108,6 +108,7 @@ class Run:
     novelty: Novelty = "lenient"
     news_within_s: float = SLOW_S
     read_only: bool = False
+    look_timeout_s: float | None = None
     on_event: Callable[[Event], object] = lambda _: None
     on_envelope: Callable[[Envelope], object] = lambda _: None
     decided: Decided | None = None
@@ -212,6 +213,7 @@ class Run:
             verifier=verifier,
             context=context,
             novelty=self.novelty,
+            look_timeout_s=self.look_timeout_s,
             retry_s=0.0,
             news_within_s=self.news_within_s,
             past=relive(start(list(self.plays), rules), past) if past.started else None,
