@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from massgen.config.backends import TABLE, BackendType
 from massgen.errors import BadReply, ConfigError, ContextOverflow, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
 from massgen.messages import Image, Message, Piece, Request, ToolCall, ToolResult, ToolSpec, Usage
 from massgen.models import Model, Options, open_model
@@ -515,6 +516,29 @@ async def test_a_missing_setting_stops_before_any_call(settings: dict[str, Any],
     with pytest.raises(ConfigError, match=named):
         async with open_model(**settings):
             pass
+
+
+@pytest.mark.parametrize("kind", [kind for kind, row in TABLE.items() if row.protocol not in ("embedded", "recorded")])
+async def test_every_backend_of_the_table_speaks_its_protocol(kind: BackendType, provider: FakeProvider) -> None:
+    """Text, a call, its result in the next request, tokens and a refused key, through the factory, by the name in a config."""
+    async with open_model(backend=kind, model="m", base_url=provider.url, api_key=KEY, key_source="MY_KEY") as model:
+        assert (await model.complete(ASK)).text == "".join(WORDS)
+        provider.mode = "call"
+        reply = await model.complete(ASK)
+        assert [call.name for call in reply.calls] == ["shell"]
+        assert reply.usage == Usage(input_tokens=120, cached_tokens=100, output_tokens=30, reasoning_tokens=12)
+        provider.mode = "text"
+        await model.complete(Request(messages=(*ASK.messages, reply.as_message(), RESULT), tools=(SHELL,)))
+        assert "a.py" in str(provider.requests[-1])
+        assert "MY_KEY" in str(await failure(model, provider, "wrong_key"))
+
+
+async def test_a_slow_server_that_goes_on_is_listened_to(opener: Open, provider: FakeProvider) -> None:
+    """What is limited is silence: a reply that takes longer than that in all, a word at a time, comes out whole."""
+    provider.mode = "drip"
+    model = opener(provider, silence_s=0.5)
+    assert (await model.complete(ASK)).text == "".join(WORDS)
+    await model.aclose()
 
 
 async def test_an_opened_model_is_closed(provider: FakeProvider) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +165,26 @@ def test_a_download_that_breaks_goes_on_where_it_ended(user: User) -> None:
         assert len(server.asked) == 4
         assert [left.name for left in path.parent.iterdir() if "part" in left.name] == []
     assert str(path) in json.loads(user.massgen("models", "--offline", "--json").stdout)["providers"][-1]["models"]
+
+
+def test_a_terminal_gets_a_bar(user: User) -> None:
+    """And stdout the path alone, so that it can be used in a command."""
+    host, terminal = pty.openpty()
+    user.env["TERM"] = "xterm"
+    with flaky(1 << 30) as server:
+        done = subprocess.run(
+            user.argv("models", "pull", server.url),
+            env=user.env,
+            cwd=user.cwd,
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            check=True,
+        )
+    os.close(terminal)
+    shown = os.read(host, 1 << 16).decode()
+    os.close(host)
+    assert "1.0/1.0 MB" in shown
+    assert Path(done.stdout.decode().strip()).read_bytes() == FILE
 
 
 def test_a_file_that_changed_meanwhile_is_begun_anew(user: User) -> None:

@@ -25,6 +25,8 @@ REASONING = {
 REDACTED = {"type": "redacted_thinking", "data": "b3BhcXVl"}
 
 MODELS = ("m", "big-m")
+DRIP_S = 0.1
+"""Between two events of a server that is slow."""
 
 Event = tuple[str, Any]
 
@@ -203,6 +205,7 @@ class _Answer(BaseHTTPRequestHandler):
                 self.chunk(wire.trouble())
             case _:
                 for event in events:
+                    threading.Event().wait(DRIP_S if mode == "drip" else 0)
                     self.chunk(event)
         if mode == "hang" and not self.connection.recv(1):
             self.provider.hung_up.set()
