@@ -26,7 +26,7 @@ import anyio.to_thread
 
 from massgen.agent.circuit import Circuit, Circuits
 from massgen.agent.metered import metered
-from massgen.agent.session import BODY, Session, build_body_zip, open_session
+from massgen.agent.session import BODY, PROGRAM, Session, build_body_zip, open_session
 from massgen.config.model import AgentConfig, Config
 from massgen.config.resolved import resolved_yaml
 from massgen.coordination import begin, later, tidy
@@ -285,6 +285,7 @@ async def _work(parts: _Parts, patience: Patience, agents: dict[str, AgentConfig
         mounts=tuple(mounts[path.path] for path in config.context_paths),
         peers=archive.peers,
         tools={BODY: body},
+        programs={label: {PROGRAM: a.backend.program} for label, a in agents.items() if a.backend.program},
         cwd=begin.working_folder(config),
         read_only=config.coordination.mode == "read_only",
     )

@@ -95,7 +95,7 @@ class LoopSession:
             for _ in range(MAX_CALLS):
                 taken = self._relay.take(await self._asked())
                 results = await self._work(body, taken)
-                decision = self._relay.settle(results, await _handed_in(taken.verdict, hand_in))
+                decision = self._relay.settle(results, await handed_in(taken.verdict, hand_in))
                 if decision is not None:
                     return decision
         except ModelError as error:
@@ -127,7 +127,7 @@ class LoopSession:
         return results
 
 
-async def _handed_in(verdict: Verdict | None, hand_in: HandIn | None) -> Verdict | None:
+async def handed_in(verdict: Verdict | None, hand_in: HandIn | None) -> Verdict | None:
     """After the tools of the same reply: the files that go with an answer are those that they left."""
     if not isinstance(verdict, Answered) or hand_in is None:
         return verdict

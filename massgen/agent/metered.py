@@ -9,7 +9,7 @@ from massgen.budget import FREE, Cap, Ledger, Price, price_of
 from massgen.config.backends import TABLE
 from massgen.config.model import AgentConfig, Config, Spending
 from massgen.errors import BudgetReached, ConfigError, ModelError
-from massgen.messages import Reply, Request, Usage
+from massgen.messages import Message, Reply, Request, Usage
 from massgen.models.base import Model, OnPiece
 
 
@@ -25,11 +25,12 @@ class MeteredModel:
         self._price = price
         self._spent = spent
         self._known = 0
-        self._seen = 0
+        self._seen: tuple[Message, ...] = ()
 
     async def complete(self, request: Request, *, on_piece: OnPiece | None = None) -> Reply:
         """As the model's own. Raises: ModelError; one that says so when the budget does not cover the call."""
-        seen = self._seen if self._seen <= len(request.messages) else 0  # a transcript that was begun anew
+        # A transcript that was begun anew, or another conversation of the same agent, is counted from its beginning.
+        seen = len(self._seen) if request.messages[: len(self._seen)] == self._seen else 0
         try:
             held = self._ledger.reserve(self._agent, request, self._price, known=self._known if seen else 0, seen=seen)
         except BudgetReached as error:
@@ -44,7 +45,7 @@ class MeteredModel:
         except BaseException:
             self._ledger.forfeit(held)
             raise
-        self._seen, self._known = len(request.messages), reply.usage.input_tokens
+        self._seen, self._known = request.messages, reply.usage.input_tokens
         return replace(reply, cost_usd=self._ledger.settle(held, reply.usage, self._price))
 
     async def aclose(self) -> None:

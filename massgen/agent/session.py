@@ -18,7 +18,9 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from massgen.agent.bodyzip import BODY, build_body_zip
+from massgen.agent.calls import Caller
 from massgen.agent.circuit import Circuit
+from massgen.agent.cli import PROGRAM, CliSession
 from massgen.agent.loop import LoopSession
 from massgen.agent.repair import RepairSession
 from massgen.agent.view import (
@@ -39,6 +41,7 @@ from massgen.models.base import Model
 
 __all__ = [
     "BODY",
+    "PROGRAM",
     "Answered",
     "Box",
     "Decision",
@@ -63,7 +66,7 @@ async def open_session(
     sandbox: Box,
     emit: Emit,
     system_message: str = "",
-    strategy: Literal["loop", "repair"] = "loop",
+    strategy: Literal["loop", "repair", "cli"] = "loop",
     cwd: str | None = None,
     verify: str = "",
     transcript: tuple[Message, ...] = (),
@@ -83,7 +86,19 @@ async def open_session(
     `deadline`: of the run, on anyio's clock: no model call is waited for beyond it. `circuit`: see `circuit.py`.
     """
     session: Session
-    if strategy == "repair":
+    if strategy == "cli":
+        caller = Caller(label=label, model=model, emit=emit, deadline=deadline, circuit=circuit)
+        session = CliSession(
+            label=label,
+            caller=caller,
+            box=sandbox,
+            emit=emit,
+            system_message=system_message,
+            cwd=cwd,
+            verify=verify,
+            max_tokens=max_tokens,
+        )
+    elif strategy == "repair":
         session = RepairSession(
             label=label,
             model=model,

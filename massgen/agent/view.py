@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from massgen.events.types import Event, Verified
 from massgen.messages import Message
+from sandbox import Connection, Outcome
 
 __all__ = [
     "Answered",
@@ -176,6 +177,15 @@ class Line(Protocol):
         """Write to its stdin."""
         ...
 
+    async def end_stdin(self) -> None:
+        """Nothing more will be written."""
+        ...
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None while it runs."""
+        ...
+
     async def receive(self) -> tuple[int, bytes]:
         """Next piece of output: (1 stdout | 2 stderr, bytes). Raises: anyio.EndOfStream."""
         ...
@@ -196,4 +206,8 @@ class Box(Protocol):
         self, argv: Sequence[str], *, cwd: str | None = None, env: Mapping[str, str] | None = None
     ) -> AbstractAsyncContextManager[Line]:
         """Start a program; leaving the block ends it."""
+        ...
+
+    def serve(self, handler: Callable[[Connection], Awaitable[None]]) -> AbstractAsyncContextManager[int]:
+        """A loopback port inside that `handler` answers on the host; its number."""
         ...

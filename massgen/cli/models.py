@@ -122,7 +122,7 @@ def _servers(env: Environment) -> list[tuple[str, Place]]:
     rows: list[tuple[str, BackendType, str]] = [
         (kind, kind, env.get("AZURE_OPENAI_ENDPOINT", "") if kind == "azure_openai" else "")
         for kind, row in TABLE.items()
-        if row.protocol not in ("embedded", "recorded") and kind != "chatcompletion"
+        if row.protocol not in ("embedded", "recorded") and not row.program and kind != "chatcompletion"
     ]
     rows += [(name, "chatcompletion", preset.url) for name, preset in PRESETS.items()]
     for name, backend, url in rows:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from massgen.config.backends import BACKENDS, TABLE, BackendType, backend_for
+from massgen.config.installed import installed
 from massgen.config.keys import base_url, find_key
 from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig
 from massgen.config.names import did_you_mean
@@ -149,6 +150,7 @@ def _backend(
         key_source=source,
         script=_script(document, at, raw, folder) if kind == "scripted" else None,
         weights=_weights(model, folder) if kind == "local" else None,
+        program=_program(document, at, kind, raw.command, env),
         api_version=raw.api_version or env.get("AZURE_OPENAI_API_VERSION", "") if kind == "azure_openai" else "",
         temperature=asked.value("temperature"),
         top_p=asked.value("top_p"),
@@ -265,6 +267,13 @@ def _no_key(variable: str, model: str) -> str:
     return f"no key for `{model}`: export {variable}, or put `{variable}=…` into ./.env, or set `api_key: ${{VARIABLE}}`"
 
 
+def _program(document: Document, at: Path_, kind: BackendType, command: str | None, env: Mapping[str, str]) -> Path | None:
+    try:
+        return installed(kind, command, env)
+    except ConfigError as error:
+        raise document.error((*at, "command") if command else at, str(error)) from error
+
+
 def _script(document: Document, at: Path_, raw: RawBackend, folder: Path) -> Path:
     if raw.script is None:
         raise document.error(at, "needs the key `script`: the file with the recorded replies")
@@ -288,7 +297,13 @@ def _from_flags(single: Single, env: Mapping[str, str]) -> AgentConfig:
     if source and key is None:
         raise ConfigError(f"no key for `{model}`: export {source}, or put `{source}=…` into ./.env")
     weights = _weights(model, Path.cwd()) if kind == "local" else None
-    backend = BackendConfig(type=kind, model=model, base_url=url, api_key=key, key_source=source, weights=weights)
+    try:
+        program = installed(kind, None, env)
+    except ConfigError as error:
+        raise ConfigError(f"--backend {kind}: {error}") from error
+    backend = BackendConfig(
+        type=kind, model=model, base_url=url, api_key=key, key_source=source, weights=weights, program=program
+    )
     return AgentConfig(id=_id(model), backend=backend, system_message=single.system_message)
 
 

@@ -26,6 +26,7 @@ BackendType = Literal[
     "ollama",
     "local",
     "scripted",
+    "claude_code",
 ]
 BACKENDS: Final[tuple[BackendType, ...]] = get_args(BackendType)
 
@@ -50,6 +51,8 @@ class Backend:
     """Keys of `backend` in a config that have a meaning here, beside `type` and `model`."""
     ignores: frozenset[str] = frozenset()
     """Keys that it once took: accepted, and reported once as ignored."""
+    program: str = ""
+    """The command that users have installed: it runs in the agent's container and asks for its model through the host."""
     local: bool = False
     """A server that users run on their own machine: costs nothing and needs no key, wherever it stands."""
 
@@ -101,6 +104,14 @@ TABLE: Final[Mapping[BackendType, Backend]] = {
     "ollama": Backend(protocol="chat", url="http://127.0.0.1:11434/v1", takes=_LOCAL, local=True),
     "local": Backend(protocol="embedded", takes=frozenset({"temperature", "max_tokens"}), local=True),
     "scripted": Backend(protocol="recorded", takes=SAMPLING | {"script"}, local=True),
+    "claude_code": Backend(
+        protocol="messages",
+        url="https://api.anthropic.com",
+        variable="ANTHROPIC_API_KEY",
+        takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "max_thinking_tokens", "reasoning", "command"}),
+        ignores=frozenset({"temperature", "top_p"}),
+        program="claude",
+    ),
 }
 
 
@@ -180,7 +191,7 @@ def spellings(variable: str) -> tuple[str, ...]:
 
 def providers() -> dict[str, str]:
     """Whose key each variable holds, in words, for `doctor` and `massgen models`."""
-    found: dict[str, str] = {row.variable: name for name, row in TABLE.items() if row.variable}
+    found: dict[str, str] = {row.variable: name for name, row in TABLE.items() if row.variable and not row.program}
     for name, preset in PRESETS.items():
         found.setdefault(preset.variable, name)
     return {**found, OTHER_HOST: "other servers"}

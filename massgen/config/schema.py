@@ -75,6 +75,7 @@ class RawBackend(_Raw):
     return_citations: bool | None = None
     extra_body: dict[str, Any] | None = None
     script: str | None = None
+    command: str | None = None
     context_paths: list[RawPath] = []
 
 
@@ -216,7 +217,6 @@ LATER: dict[str, frozenset[str]] = {
 
 LATER_BACKENDS = frozenset(
     {
-        "claude_code",
         "codex",
         "gemini_cli",
         "ag2",

@@ -45,6 +45,8 @@ class Rooms:
     peers: Path | None = None
     tools: Mapping[str, Path] = field(default_factory=dict)
     """Program files of agents (the body), by their path inside."""
+    programs: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    """By agent: the programs of its user that it is, mounted read-only beside `tools`."""
     cwd: str = "/workspace"
     read_only: bool = False
     """Agents get no drafts before the final turn."""
@@ -58,7 +60,7 @@ class Rooms:
         spec = SandboxSpec(
             image=self.image,
             mounts=self._mounts(role, own),
-            tools=self.tools if working else {},
+            tools={**self.tools, **self.programs.get(agent, {})} if working else {},
             peers=self.peers if working else None,
             limits=self.limits,
             runtime=self.runtime,

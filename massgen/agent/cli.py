@@ -1,0 +1,283 @@
+"""The strategy for an agent that is a program of its own: `claude` in the container, its calls made by the host.
+
+Each look is one run of the program, with the whole prompt on its stdin. It finds one port of its container: there are its
+provider (`cli_messages.py` reads what it asks, and the same caller as for any other agent makes the call, with key, budget and
+patience) and an MCP server with `new_answer` and `vote`. What the model said and did is taken from the calls as they pass, not
+from the program's output, which anything in the container can write; `witness.py` says which coordination calls count.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from massgen.agent import cli_messages, mcp_door
+from massgen.agent.calls import Caller
+from massgen.agent.endpoint import FAILURES
+from massgen.agent.httpd import Answer, Asked, talk
+from massgen.agent.loop import handed_in
+from massgen.agent.relay import Relay
+from massgen.agent.tools import NEW_ANSWER, VOTE, summary
+from massgen.agent.view import Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
+from massgen.agent.witness import PREFIX, Witness
+from massgen.errors import ModelError, ModelRefusedKey
+from massgen.events.types import Notice, ToolFinished, ToolStarted
+from massgen.messages import Message, Reply, Request, ToolSpec
+from sandbox import Connection
+
+PROGRAM = "/opt/massgen/cli/claude"
+TOOLS = "Bash,Read,Edit,Write,Glob,Grep"
+TAIL_BYTES = 4096
+EVENT_TEXT_CHARS = 4096
+ENV = {
+    "ANTHROPIC_API_KEY": "none-in-here",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "ENABLE_TOOL_SEARCH": "false",
+    "API_TIMEOUT_MS": "3600000",
+}
+
+
+class CliSession:
+    """A `Session` (see view.py) of a program; every look begins a conversation."""
+
+    def __init__(
+        self,
+        *,
+        label: str,
+        caller: Caller,
+        box: Box,
+        emit: Emit,
+        system_message: str,
+        cwd: str | None,
+        verify: str,
+        max_tokens: int | None,
+    ) -> None:
+        self._label = label
+        self._caller = caller
+        self._box = box
+        self._emit = emit
+        self._system_message = system_message
+        self._cwd = cwd
+        self._verify = verify
+        self._max_tokens = max_tokens
+        self._relay = self._fresh()
+
+    def _fresh(self) -> Relay:
+        return Relay(label=self._label, system_message=self._system_message, verify=self._verify)
+
+    @property
+    def transcript(self) -> tuple[Message, ...]:
+        """Of the last look: what it was shown, and how it ended."""
+        return self._relay.transcript
+
+    @property
+    def behind(self) -> bool:
+        """News wait for its next coordination call."""
+        return self._relay.behind
+
+    def notify(self, answers: tuple[ShownAnswer, ...]) -> None:
+        """Told with its next coordination call, which then does not count."""
+        self._relay.notify(answers)
+
+    async def interrupt(self, why: str) -> None:
+        """Its commands are its own: it hears of the news when it votes."""
+
+    async def look(self, view: View, *, hand_in: HandIn | None = None) -> Decision:
+        """One look: one run of the program, or up to three when it ends without an end."""
+        self._relay = self._fresh()
+        self._relay.begin(view)
+        prompt = "\n\n".join(message.text for message in self._relay.transcript)
+        turn = _Turn(
+            relay=self._relay,
+            prompt=prompt,
+            caller=self._caller,
+            label=self._label,
+            emit=self._emit,
+            hand_in=hand_in,
+            max_tokens=self._max_tokens,
+        )
+        remark = ""
+        try:
+            while True:
+                ended = await self._run(turn, prompt + remark)
+                if turn.decision is not None:
+                    return turn.decision
+                if turn.fault is not None:
+                    return Failed(why=str(turn.fault), fatal=isinstance(turn.fault, ModelRefusedKey))
+                if ended:
+                    return Failed(why=ended)
+                decision = turn.left_alone()
+                if decision is not None:
+                    return decision
+                remark = "\n\n" + self._relay.transcript[-1].text
+        except FAILURES as error:
+            return Failed(why=f"claude in the container ended: {error}")
+        finally:
+            self._relay.abandon()
+
+    async def _run(self, turn: _Turn, prompt: str) -> str:
+        """The program, until it ends or the turn is decided. Why it failed, or nothing."""
+        tail = b""
+        async with self._box.serve(turn.connected) as port:
+            address = f"http://127.0.0.1:{port}"
+            server = {"mcpServers": {"massgen": {"type": "http", "url": f"{address}/mcp"}}}
+            argv = [
+                *(PROGRAM, "-p", "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions"),
+                *("--setting-sources", "", "--no-session-persistence", "--strict-mcp-config", "--mcp-config", json.dumps(server)),
+                *("--model", self._caller.model.name, "--tools", TOOLS),
+            ]
+            env = {**ENV, "ANTHROPIC_BASE_URL": address, "ANTHROPIC_SMALL_FAST_MODEL": self._caller.model.name}
+            async with self._box.spawn(argv, cwd=self._cwd, env=env) as program, anyio.create_task_group() as tasks:
+
+                async def stop() -> None:
+                    await turn.over.wait()
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(stop)
+                await program.send(prompt.encode())
+                await program.end_stdin()
+                try:
+                    while True:
+                        tail = (tail + (await program.receive())[1])[-TAIL_BYTES:]
+                except anyio.EndOfStream:
+                    tasks.cancel_scope.cancel()
+        outcome = program.outcome
+        if outcome is None or outcome.ok:
+            return ""
+        words = tail.decode("utf-8", "replace").strip().splitlines()
+        return f"claude ended with {outcome.reason} {outcome.exit_code}: {outcome.why or (words[-1][-400:] if words else '')}"
+
+
+class _Turn:
+    """What happens on the port during one look."""
+
+    def __init__(
+        self,
+        *,
+        relay: Relay,
+        prompt: str,
+        caller: Caller,
+        label: str,
+        emit: Emit,
+        hand_in: HandIn | None,
+        max_tokens: int | None,
+    ) -> None:
+        self.decision: Decision | None = None
+        self.fault: ModelError | None = None
+        self.over = anyio.Event()
+        self._relay = relay
+        self._witness = Witness(prompt)
+        self._caller = caller
+        self._label = label
+        self._emit = emit
+        self._hand_in = hand_in
+        self._max_tokens = max_tokens
+        self._running: dict[str, tuple[str, float]] = {}
+        self._one = anyio.Lock()
+
+    async def connected(self, connection: Connection) -> None:
+        """One connection from the container."""
+        await talk(connection, self._answer)
+
+    def left_alone(self) -> Decision | None:
+        """The program ended by itself: its last words are the reply that ends the turn, or do not."""
+        taken = self._relay.take(Reply(text=self._witness.last_text))
+        return self._relay.settle({}, taken.verdict)
+
+    async def _answer(self, asked: Asked) -> Answer:
+        if asked.path == "/mcp":
+            return await mcp_door.answer(asked, self._tools(), self._called)
+        if (asked.method, asked.path) == ("POST", "/v1/messages"):
+            return await self._model(asked.body)
+        status, body = cli_messages.refused("there is no such address here", status=404, kind="not_found_error")
+        return Answer(status=status, body=body)
+
+    def _tools(self) -> list[ToolSpec]:
+        tools = self._relay.request(temperature=None, max_tokens=None).tools if self.decision is None else ()
+        return [tool for tool in tools if tool.name in (NEW_ANSWER, VOTE)]
+
+    # -- its model -------------------------------------------------------------------------------------------
+
+    async def _model(self, body: bytes) -> Answer:
+        try:
+            model, request = cli_messages.read(body)
+        except cli_messages.NotTaken as error:
+            status, said = cli_messages.refused(str(error))
+            return Answer(status=status, body=said)
+        own = self._caller.model.name
+        if model != own:
+            status, said = cli_messages.refused(f"only the model {own} is answered here", status=404, kind="not_found_error")
+            return Answer(status=status, body=said)
+        async with self._one:
+            return await self._asked(request)
+
+    async def _asked(self, request: Request) -> Answer:
+        witnessed = self._witness.extends(request)
+        if witnessed:
+            self._results(request)
+        wanted = min(filter(None, (request.max_tokens, self._max_tokens)), default=None)
+        try:
+            reply = await self._caller.complete(Request(messages=request.messages, tools=request.tools, max_tokens=wanted))
+        except ModelError as error:
+            if witnessed:
+                self.fault = error
+                self.over.set()
+            status, said = cli_messages.refused(str(error))
+            return Answer(status=status, body=said)
+        if witnessed:
+            self._witness.passed(reply)
+            self._calls(reply)
+        return Answer(status=200, body=cli_messages.write(reply, model=self._caller.model.name), kind="text/event-stream")
+
+    def _calls(self, reply: Reply) -> None:
+        for call in reply.calls:
+            if not call.name.startswith(PREFIX):
+                self._running[call.id] = (call.name, time.monotonic())
+                line = summary(call.name, _plain(call.args))
+                self._emit(ToolStarted(agent=self._label, call_id=call.id, name=call.name, summary=line))
+
+    def _results(self, request: Request) -> None:
+        for result in (result for message in request.messages for result in message.results):
+            name, began = self._running.pop(result.call_id, ("", 0.0))
+            if name:
+                self._emit(
+                    ToolFinished(
+                        agent=self._label,
+                        call_id=result.call_id,
+                        name=name,
+                        ok=result.ok,
+                        exit_code=None,
+                        seconds=round(time.monotonic() - began, 3),
+                        text=result.text[:EVENT_TEXT_CHARS],
+                    )
+                )
+
+    # -- its answer or vote ----------------------------------------------------------------------------------
+
+    async def _called(self, name: str, args: Mapping[str, Any]) -> tuple[str, bool]:
+        async with self._one:
+            if self.decision is not None:
+                return "[the turn is over]", False
+            witnessed = self._witness.claim(name, args)
+            if witnessed is None:
+                text = f"a call of `{name[:40]}` was reported from the container that its model never made; it does not count"
+                self._emit(Notice(agent=self._label, text=text, level="warning"))
+                return "[this call was not made by the model; it does not count]", False
+            taken = self._relay.take(Reply(calls=witnessed.calls))
+            verdict = await handed_in(taken.verdict, self._hand_in)
+            self.decision = self._relay.settle({}, verdict)
+            if self.decision is not None:
+                self.over.set()
+            result = self._relay.transcript[-1].results[-1]
+            return result.text, result.ok
+
+
+def _plain(args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the path under the name that our own tools use."""
+    return {**args, "path": args["file_path"]} if isinstance(args.get("file_path"), str) else args

@@ -1,0 +1,80 @@
+"""Which coordination calls of a CLI agent count: those that a model made, in the conversation that the host opened.
+
+A program in the container reports calls by MCP, and everything else in there can report them as well. So a report counts only
+when a reply that passed here held that very call, arguments included, and each such call counts once. And the reply must
+belong to the host's conversation: the first message of a user holds the host's prompt, and all that the model is said to have
+said in it are words that passed here. What stands between them is the container's: a vote can be induced, as by any tool
+result that lies, and not be counterfeited.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from massgen.agent.tools import NEW_ANSWER, VOTE
+from massgen.messages import Message, Reply, Request, ToolCall
+
+PREFIX = "mcp__massgen__"
+"""How the program names the tools of our server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witnessed:
+    """A reply's coordination calls, under their own names."""
+
+    calls: tuple[ToolCall, ...]
+
+
+class Witness:
+    """What passed of one agent's model in one look."""
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt.strip()
+        self._said: set[str] = set()
+        self._open: list[tuple[ToolCall, Witnessed]] = []
+        self.last_text = ""
+        """Of the last reply that asked for nothing more."""
+
+    def extends(self, request: Request) -> bool:
+        """Whether a request goes on from the conversation that the host opened."""
+        first = next((message for message in request.messages if message.role == "user"), None)
+        if first is None or self._prompt not in first.text:
+            return False
+        return all(mark in self._said for message in request.messages if message.role == "assistant" for mark in _marks(message))
+
+    def passed(self, reply: Reply) -> None:
+        """A reply within the host's conversation."""
+        self._said.update(_marks(reply.as_message()))
+        own = [call for call in reply.calls if call.name in (PREFIX + NEW_ANSWER, PREFIX + VOTE)]
+        bare = tuple(
+            ToolCall(id=call.id, name=call.name.removeprefix(PREFIX), args=call.args, bad_args=call.bad_args) for call in own
+        )
+        witnessed = Witnessed(calls=bare)
+        self._open += [(call, witnessed) for call in bare]
+        if not reply.calls:
+            self.last_text = reply.text
+
+    def claim(self, name: str, args: Mapping[str, Any]) -> Witnessed | None:
+        """The reply that made this call, with all its coordination calls, once; None: no reply did."""
+        for number, (call, witnessed) in enumerate(self._open):
+            if call.name == name and not call.bad_args and _same(call.args, args):
+                del self._open[number]
+                return witnessed
+        return None
+
+
+def _same(one: object, other: object) -> bool:
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _marks(message: Message) -> Iterator[str]:
+    """What identifies each part of an assistant's turn; thinking is the provider's to check."""
+    if isinstance(message.native, tuple):
+        texts = [str(block["text"]) for block in message.native if block.get("type") == "text"]
+    else:
+        texts = [message.text] if message.text.strip() else []
+    yield from (f"text {text.strip()}" for text in texts)
+    yield from (f"call {call.id} {call.name} {json.dumps(dict(call.args), sort_keys=True)}" for call in message.calls)

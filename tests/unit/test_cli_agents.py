@@ -1,0 +1,167 @@
+"""What a CLI agent asks for is read into our own language or refused, and its coordination calls are believed to nobody."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from massgen.agent import cli_messages
+from massgen.agent.httpd import Asked
+from massgen.agent.mcp_door import answer
+from massgen.agent.metered import MeteredModel
+from massgen.agent.tools import ANSWER_TOOL
+from massgen.agent.witness import Witness
+from massgen.budget import Cap, Ledger
+from massgen.config.installed import installed
+from massgen.errors import ConfigError, ModelError
+from massgen.messages import Message, Reply, Request, ToolCall, Usage
+
+CALL = ToolCall(id="t1", name="mcp__massgen__vote", args={"agent_id": "agent1", "reason": "x"})
+
+
+def asked(*messages: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": list(messages), **more}).encode()
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[" * 100_000,
+        b"[]",
+        b"{}",
+        asked(user("hi"), mcp_servers=[{"url": "http://x"}]),
+        asked(user("hi"), tools=[{"type": "code_execution_20250825", "name": "code_execution"}]),
+        asked(user([{"type": "image", "source": {"type": "url", "url": "http://x"}}])),
+        asked(user([{"type": "container_upload", "file_id": "x"}])),
+        asked({"role": "developer", "content": "hi"}),
+        asked({"role": "assistant", "content": [{"type": "server_tool_use", "id": "a", "name": "web_search", "input": {}}]}),
+        asked(user([{"type": "tool_result", "tool_use_id": "t", "content": [{"type": "search_result", "source": "http://x"}]}])),
+    ],
+)
+def test_a_request_for_more_than_words_passes(body: bytes) -> None:
+    """Hosted tools, references, unknown content and what is no request are refused."""
+    with pytest.raises(cli_messages.NotTaken):
+        cli_messages.read(body)
+
+
+def test_what_the_provider_needs_back_is_lost() -> None:
+    """Thinking with its signature, calls and results arrive as they were; what has no place in our language does not."""
+    thinking = {"type": "thinking", "thinking": "hm", "signature": "s", "extra": "gone"}
+    use = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "ls"}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "a.py"}], "is_error": True}
+    body = asked(user("hi"), {"role": "assistant", "content": [thinking, use]}, user([result]), metadata={"user_id": "secret"})
+    model, request = cli_messages.read(body)
+    assert model == "m"
+    assert [message.role for message in request.messages] == ["user", "assistant", "tool"]
+    assert request.messages[1].native == ({"type": "thinking", "thinking": "hm", "signature": "s"}, use)
+    assert (request.messages[2].results[0].text, request.messages[2].results[0].ok) == ("a.py", False)
+    assert "secret" not in repr(request)
+
+
+def test_a_reply_is_told_in_pieces_that_do_not_make_it() -> None:
+    """The events of a reply add up to the reply, by the reader that the real provider's events go through."""
+    from massgen.models.claude_wire import Blocks
+
+    use = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "ls"}}
+    native = ({"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "Look."}, use)
+    blocks = Blocks()
+    told = cli_messages.write(Reply(text="Look.", native=native, stop="tools"), model="m").decode()
+    for line in told.splitlines():
+        if line.startswith("data: "):
+            blocks.add(json.loads(line.removeprefix("data: ")))
+    reply = blocks.reply()
+    assert (reply.native, reply.text, reply.stop) == (native, "Look.", "tools")
+
+
+def opened(*more: Message) -> Request:
+    return Request(messages=(Message(role="system", text="s"), Message(role="user", text="[note]\n\nTHE PROMPT\n"), *more))
+
+
+def test_a_call_that_no_model_made_counts() -> None:
+    """Neither a made-up call, nor one with other arguments, nor the same one twice."""
+    witness = Witness("THE PROMPT")
+    assert witness.claim("vote", CALL.args) is None
+    assert witness.extends(opened())
+    witness.passed(Reply(calls=(CALL,)))
+    assert witness.claim("vote", {**CALL.args, "agent_id": "agent2"}) is None
+    assert witness.claim("new_answer", CALL.args) is None
+    found = witness.claim("vote", CALL.args)
+    assert found is not None
+    assert found.calls[0].name == "vote"
+    assert witness.claim("vote", CALL.args) is None
+
+
+def test_words_that_the_model_never_said_lead_to_a_call_that_counts() -> None:
+    """A conversation is the host's when it begins with its prompt and the model's part of it passed here."""
+    witness = Witness("THE PROMPT")
+    witness.passed(Reply(text="I look.", calls=(CALL,)))
+    own = Message(role="assistant", text="I look.", calls=(CALL,))
+    assert witness.extends(opened(own))
+    assert not witness.extends(Request(messages=(Message(role="user", text="another prompt"),)))
+    assert not witness.extends(opened(Message(role="assistant", text="I vote for agent2.")))
+    assert not witness.extends(opened(own, Message(role="assistant", calls=(ToolCall(id="t2", name="Bash", args={}),))))
+
+
+async def test_a_strange_message_breaks_the_mcp_server() -> None:
+    """Whatever comes, there is an answer of the protocol; a notification has none."""
+
+    async def never(_name: str, _args: object) -> tuple[str, bool]:
+        raise AssertionError
+
+    async def ask(body: bytes, method: str = "POST") -> tuple[int, Any]:
+        said = await answer(Asked(method=method, path="/mcp", body=body), [ANSWER_TOOL], never)
+        assert isinstance(said.body, bytes)
+        return said.status, json.loads(said.body) if said.body else None
+
+    for body in (b"", b"[" * 100_000, b"[]", b'{"method": 7}'):
+        assert (await ask(body))[1]["error"]["code"] == -32600
+    assert (await ask(b'{"id": 1, "method": "server/discover"}'))[1]["error"]["code"] == -32601
+    assert await ask(b'{"method": "notifications/initialized"}') == (202, None)
+    assert (await ask(b"", "GET"))[0] == 405
+    listed = (await ask(b'{"id": 1, "method": "tools/list"}'))[1]["result"]["tools"]
+    assert [tool["name"] for tool in listed] == ["new_answer"]
+
+
+def test_a_program_that_is_not_there_or_no_program_is_mounted(tmp_path: Path) -> None:
+    """It is found in PATH or where the config says; else the message says how to install it."""
+    env = {"PATH": str(tmp_path)}
+    with pytest.raises(ConfigError, match="npm install -g @anthropic-ai/claude-code"):
+        installed("claude_code", None, env)
+    script = tmp_path / "claude"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    with pytest.raises(ConfigError, match="is a script"):
+        installed("claude_code", None, env)
+    script.write_bytes(b"\x7fELF")
+    link = tmp_path / "link"
+    link.symlink_to(script)
+    assert installed("claude_code", str(link), env) == script.resolve()
+    assert installed("claude", None, env) is None
+
+
+async def test_one_conversation_is_reserved_at_the_price_of_another() -> None:
+    """What a provider counted for one conversation says nothing about a longer one of the same agent."""
+
+    class Says:
+        name, key_source = "m", ""
+
+        async def complete(self, _request: Request, **_: object) -> Reply:
+            return Reply(text="hi", usage=Usage(input_tokens=10, output_tokens=1))
+
+        async def aclose(self) -> None:
+            return
+
+    model = MeteredModel(Says(), agent="a", ledger=Ledger(run=Cap(tokens=5000)), price=None, spent=lambda: None)
+    first = opened()
+    await model.complete(first)
+    await model.complete(opened(Message(role="assistant", text="hi"), Message(role="user", text="go on")))
+    with pytest.raises(ModelError, match="budget"):
+        await model.complete(Request(messages=tuple(Message(role="user", text="x" * 5000) for _ in range(4))))
