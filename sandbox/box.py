@@ -322,6 +322,13 @@ class Sandbox:
             self._mux, lease, store, stage=stage, journal=journal, snapshot=snapshot, undo=undo, mounts=mounts
         )
 
+    async def let_go(self, patience_s: float) -> float | None:
+        """Let go of the container as the end of this process would: seconds until it was gone by itself, None when it was not.
+
+        It is the last use of this sandbox; leaving the block removes what is left all the same.
+        """
+        return await self._mux.let_go(patience_s)
+
     async def stop(self) -> None:
         """Stop every process but the guest, until `go`. Raises SandboxLost."""
         await (await self._mux.open("stop")).finish()

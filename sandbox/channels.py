@@ -302,6 +302,11 @@ class Mux:
             await self._ask()
         self._end(why)
 
+    async def let_go(self, patience_s: float) -> float | None:
+        """The end of this process, as far as the guest can tell; see `Link.let_go`."""
+        self.leave()
+        return await self._link.let_go(patience_s)
+
     def leave(self) -> None:
         """We close the link ourselves: nobody needs to be asked why it ends."""
         self._leaving = True

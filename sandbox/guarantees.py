@@ -21,26 +21,27 @@ State = Literal["proven", "unavailable", "failed"]
 
 TITLES: Mapping[str, str] = {
     "no_network": "no network",
-    "read_only_root": "root file system read-only",
+    "read_only_root": "root read-only",
     "read_only_mounts": "read paths read-only",
-    "recursive_ro": "also what is mounted below them",
-    "private_drafts": "write paths are private drafts",
+    "recursive_ro": "and mounts below them",
+    "private_drafts": "drafts private",
     "withheld_absent": "withheld files absent",
+    "environment": "environment listed",
+    "no_engine_socket": "no engine socket",
     "own_uid": "unprivileged user",
     "no_capabilities": "no capabilities",
     "no_new_privileges": "no new privileges",
     "seccomp": "system calls filtered",
-    "mandatory_access_control": "mandatory access control",
+    "mandatory_access_control": "AppArmor or SELinux",
     "guest_unreachable": "guest out of reach",
     "own_processes": "own process table",
-    "no_engine_socket": "no engine socket",
+    "dies_with_host": "ends with its host",
     "memory_limit": "memory limited",
     "pid_limit": "processes limited",
     "cpu_limit": "processors limited",
-    "tmpfs_caps": "workspace limited, files too",
-    "disk_quota": "drafts limited in size",
-    "environment": "environment from an allow-list",
-    "runtime": "the runtime that was asked for",
+    "tmpfs_caps": "workspace limited",
+    "disk_quota": "disk quota of drafts",
+    "runtime": "runtime as asked",
 }
 """Every guarantee by its name; the title is for people."""
 
@@ -75,6 +76,10 @@ class Expected:
     """The host's own files are what they were."""
     facts: EngineFacts
     runtime: str
+    draft: str
+    """How the draft was made."""
+    gone_s: float | None
+    """How long the container outlived the loss of its host; None: longer than we waited."""
 
 
 def known(name: str) -> str:
@@ -98,14 +103,20 @@ def _check(name: str, detail: object, *, good: bool, remedy: str = REPORT) -> Gu
 
 def _walls(seen: Mapping[str, Any], expected: Expected) -> Iterator[Guarantee]:
     good = bool(seen["net"]) and seen["links"] in (["lo"], [])
-    yield _check("no_network", f"{seen['net'] or 'connected'}; {', '.join(seen['links'])}", good=good)
-    yield _check("read_only_root", seen["root"] or "written", good=seen["root"] in ("EROFS", "EACCES"))
-    yield _check("read_only_mounts", seen["ro"] or "written", good=seen["ro"] == "EROFS" and expected.intact)
-    detail = "the project did not change" if expected.intact else "the project changed"
+    found = f"interfaces: {', '.join(seen['links']) or 'none'}; a connection {_went(seen['net'])}"
+    yield _check("no_network", found, good=good)
+    yield _check("read_only_root", f"writing {_went(seen['root'])}", good=seen["root"] in ("EROFS", "EACCES"))
+    yield _check("read_only_mounts", f"writing {_went(seen['ro'])}", good=seen["ro"] == "EROFS" and expected.intact)
+    changed = "stayed as it was" if expected.intact else "changed"
+    detail = f"written inside ({expected.draft}), and the project {changed}"
     yield _check("private_drafts", detail, good=seen["draft"] == "" and expected.intact)
     yield _check("withheld_absent", "there" if seen["secret"] else "not there", good=seen["secret"] is False)
+    extra = sorted(set(seen["env"]) - {"PATH", "LANG", "HOME", "LC_CTYPE"})
+    yield _check("environment", ", ".join(extra or seen["env"]), good=not extra)
+    yield _check("no_engine_socket", ", ".join(seen["sockets"]) or "none is there", good=not seen["sockets"])
     yield _check("own_uid", f"uid {seen['uid']}", good=seen["uid"] != 0)
-    yield _check("no_capabilities", seen["caps"][2], good=all(int(c, 16) == 0 for c in seen["caps"]))
+    empty = all(int(c, 16) == 0 for c in seen["caps"])
+    yield _check("no_capabilities", "every set is empty" if empty else ", ".join(seen["caps"]), good=empty)
     yield _check("no_new_privileges", f"NoNewPrivs {seen['nnp']}", good=seen["nnp"] == "1")
     # Engines' own profiles let these through to the kernel, which says something else, or does it.
     refused = seen["vsock"] == seen["unshare"] == "EPERM" and seen["io_uring"] in ("EPERM", "ENOSYS")
@@ -115,27 +126,57 @@ def _walls(seen: Mapping[str, Any], expected: Expected) -> Iterator[Guarantee]:
         good=seen["seccomp"] == "2" and refused,
         remedy="enable seccomp in the engine, and let it take a profile from its client",
     )
-    yield _check("guest_unreachable", ", ".join(seen["pid1"]), good=all(e in ("EACCES", "EPERM") for e in seen["pid1"]))
-    yield _check("own_processes", f"{seen['pids_seen']} seen", good=seen["pids_seen"] <= 8)
-    yield _check("no_engine_socket", ", ".join(seen["sockets"]) or "none", good=not seen["sockets"])
-    extra = sorted(set(seen["env"]) - {"PATH", "LANG", "HOME", "LC_CTYPE"})
-    yield _check("environment", ", ".join(extra or seen["env"]), good=not extra)
+    parts = zip(("descriptors", "environment", "memory"), seen["pid1"], strict=True)
+    closed = ", ".join(f"{what} {errno or 'open'}" for what, errno in parts)
+    yield _check("guest_unreachable", closed, good=all(e in ("EACCES", "EPERM") for e in seen["pid1"]))
+    yield _check("own_processes", f"{seen['pids_seen']} processes are seen", good=seen["pids_seen"] <= 8)
+    gone = expected.gone_s is not None
+    yield _check(
+        "dies_with_host",
+        f"gone {expected.gone_s:.1f} s after its host let go" if gone else "still there after its host let go",
+        good=gone,
+        remedy="is there a proxy before the engine that keeps connections open? `massgen gc` removes what is left",
+    )
+
+
+def _went(errno: str) -> str:
+    return f"fails ({errno})" if errno else "works"
 
 
 def _limits(seen: Mapping[str, Any], expected: Expected) -> Iterator[Guarantee]:
     limits = expected.limits
     remedy = "enable the engine's memory, pids and cpu control groups"
     good = str(seen["memory"]) == str(expected.memory_bytes // 4096 * 4096)
-    yield _check("memory_limit", f"{seen['memory']} bytes", good=good, remedy=remedy)
-    yield _check("pid_limit", f"{seen['pids']} processes", good=str(seen["pids"]) == str(limits.pids), remedy=remedy)
+    yield _check("memory_limit", _mebibytes(seen["memory"]), good=good, remedy=remedy)
+    yield _check("pid_limit", f"{seen['pids']} at most", good=str(seen["pids"]) == str(limits.pids), remedy=remedy)
     share = _share(seen["cpu"])
     wanted = min(limits.cpus, expected.facts.cpus)
-    yield _check("cpu_limit", f"{share:g} processors", good=0 < share <= wanted + 0.01, remedy=remedy)
+    yield _check("cpu_limit", f"{share:g} at most" if share else "no limit", good=0 < share <= wanted + 0.01, remedy=remedy)
     sizes_good = all(
         0 < size <= cap for size, cap in zip(seen["sizes"], (limits.workspace_bytes, *[limits.tmp_bytes] * 2), strict=True)
     )
-    ends = f"{seen['full'] or 'no end'}, {seen['files'] or 'files without end'}"
+    ends = f"a byte too many {_went(seen['full'])}, a file too many {_went(seen['files'])}"
     yield _check("tmpfs_caps", ends, good=sizes_good and seen["full"] == seen["files"] == "ENOSPC")
+
+
+def _mebibytes(text: object) -> str:
+    return f"{int(str(text)) / 1024**2:g} MiB" if str(text).isdigit() else f"{text or 'no limit'}"
+
+
+def _second_wall(context: str, facts: EngineFacts) -> tuple[str, str, str]:
+    """What confines a process inside, by the kernel's own word; else what is missing, and what to do."""
+    said = " ".join(facts.security)
+    if "apparmor" in said:
+        if context.endswith("(enforce)"):
+            return f"AppArmor: {context}", "", ""
+        found = f"AppArmor is on, and containers are {context or 'unconfined'}"
+        return "", found, "restart the engine, so that it loads its profile"
+    if "selinux" in said:
+        if ":container_t:" in context or ":svirt_" in context:
+            return f"SELinux: {context}", "", ""
+        found = f"SELinux is on, and containers are {context or 'unconfined'}"
+        return "", found, "is it enforcing (getenforce), and does the engine know it (selinux-enabled in its daemon.json)?"
+    return "", "neither is offered by this engine and kernel", "a kernel with one of them adds a second wall"
 
 
 def _share(text: str) -> float:
@@ -154,22 +195,16 @@ def _optional(seen: Mapping[str, Any], expected: Expected) -> Iterator[Guarantee
         "recursive_ro",
         "the engine forces it, or starts nothing",
         "left out of the view instead, which is safe",
-        "an engine from version 25 on shows it, read-only",
+        "an engine from version 25 on shows them, read-only",
         there=facts.recursive_ro,
     )
-    layer = next((s for s in facts.security if "apparmor" in s or "selinux" in s), "")
-    yield available(
-        "mandatory_access_control",
-        layer,
-        "neither AppArmor nor SELinux",
-        "a kernel with one of them adds a second wall",
-        there=bool(layer),
-    )
+    confined, missing, remedy = _second_wall(seen["mac"], facts)
+    yield available("mandatory_access_control", confined, missing, remedy, there=bool(confined))
     yield available(
         "disk_quota",
-        "a draft ends with ENOSPC",
-        "drafts lie on the disk, watched and not capped",
-        "copy drafts are capped; so are disks with quotas",
+        f"a draft ({expected.draft}) that is full says so",
+        "overlays lie on the disk: watched, each file capped, the sum only twice a second",
+        "`sandbox.draft: copy` caps them, in memory",
         there=seen["draft_full"] in ("ENOSPC", "EDQUOT"),
     )
     named = expected.runtime or "the engine's own"

@@ -27,15 +27,18 @@ def text(*paths):
 def write(path):
     with open(path, "w") as file:
         file.write("x")
-def fill(path):
+def fill(*paths):
     try:
-        with open(path, "wb", buffering=0) as file:
-            for _ in range(9):
-                left = memoryview(bytes(1 << 20))
-                while left:
-                    left = left[file.write(left):]
+        for path in paths:
+            with open(path, "wb", buffering=0) as file:
+                for _ in range(9 // len(paths)):
+                    left = memoryview(bytes(1 << 20))
+                    while left:
+                        left = left[file.write(left):]
     finally:
-        os.unlink(path)
+        for path in paths:
+            if os.path.exists(path):
+                os.unlink(path)
 def many():
     for number in range(files + 8):
         open("/workspace/n%d" % number, "w").close()
@@ -58,13 +61,15 @@ print(json.dumps({
     "links": sorted(os.listdir("/sys/class/net")) if os.path.isdir("/sys/class/net") else ["lo"],
     "pid1": [attempt(lambda: os.listdir("/proc/1/fd")), attempt(lambda: open("/proc/1/environ").read()),
              attempt(lambda: open("/proc/1/mem"))],
+    "mac": text("/proc/self/attr/current").rstrip("\0"),
     "pids_seen": len([p for p in os.listdir("/proc") if p.isdigit()]),
     "sockets": sockets,
     "memory": text("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"),
     "pids": text("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"),
     "cpu": cpu,
     "sizes": [size(p) for p in ("/workspace", "/tmp", os.environ["HOME"])],
-    "full": attempt(lambda: fill("/workspace/full")), "draft_full": attempt(lambda: fill(draft + "/full")),
+    "full": attempt(lambda: fill(*["/workspace/full%d" % n for n in range(9)])),
+    "draft_full": attempt(lambda: fill(draft + "/full")),
     "files": attempt(many),
     "env": sorted(os.environ),
     "secret": os.path.exists(draft + "/secret"),

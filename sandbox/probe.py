@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import tempfile
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from sandbox.errors import SandboxError, StartFailed
 from sandbox.facts import cache_folder, guest_zip
 from sandbox.guarantees import Expected, Guarantee, judge, known
 from sandbox.inside import PROGRAM
-from sandbox.spec import MIB, Limits, Mount, SandboxSpec
+from sandbox.spec import AGENT_UID, MIB, DraftKind, Limits, Mount, SandboxSpec
 
 __all__ = ["Guarantee", "probe", "require"]
 
@@ -35,19 +36,25 @@ _LIMITS = Limits(
     command_timeout_s=20,
 )
 """Tight, so that each is reached in a moment."""
+GONE_S = 10.0
+"""A container that lives so long without its host will not end by itself."""
 
 
-async def probe(engine: Engine, image: str, *, runtime: str = "") -> tuple[Guarantee, ...]:
+async def probe(engine: Engine, image: str, *, runtime: str = "", draft: DraftKind = "auto") -> tuple[Guarantee, ...]:
     """Open a sandbox and judge it. Raises SandboxError when none can be opened; that is the first thing to repair."""
     canary = secrets.token_hex(8)
     with scratch.folder("probe", home=_outside_cache()) as place:
         base = _bait(place, canary)
-        mounts = (Mount(source=base / "shown", mode="ro"), Mount(source=base / "draft", mode="draft", withhold=("secret",)))
+        mounts = (
+            Mount(source=base / "shown", mode="ro"),
+            Mount(source=base / "draft", mode="draft", withhold=("secret",), draft=draft),
+        )
         spec = SandboxSpec(image=image, mounts=mounts, limits=_LIMITS, runtime=runtime)
         async with Sandbox.open(spec, engine=engine) as box:
             words = [str(base / "shown"), str(base / "draft"), str(_LIMITS.inodes)]
             outcome = await box.run(["python3", "-I", "-c", PROGRAM, *words])
-            memory = box.plan.memory_bytes
+            memory, kind = box.plan.memory_bytes, next(m["draft"] for m in box.mounts if "draft" in m)
+            gone_s = await box.let_go(GONE_S)
         try:
             seen = json.loads(outcome.stdout.text)
         except ValueError as error:
@@ -56,14 +63,19 @@ async def probe(engine: Engine, image: str, *, runtime: str = "") -> tuple[Guara
             ) from error
         intact = _intact(base, canary)
     facts = await engine.facts()
-    return judge(seen, Expected(limits=_LIMITS, memory_bytes=memory, intact=intact, facts=facts, runtime=runtime))
+    expected = Expected(
+        limits=_LIMITS, memory_bytes=memory, intact=intact, facts=facts, runtime=runtime, draft=kind, gone_s=gone_s
+    )
+    return judge(seen, expected)
 
 
-async def require(engine: Engine, image: str, *, runtime: str = "", required: Iterable[str] = ()) -> None:
+async def require(
+    engine: Engine, image: str, *, runtime: str = "", draft: DraftKind = "auto", required: Iterable[str] = ()
+) -> None:
     """Refuse to go on when a guarantee failed here, or one of `required` is not proven.
 
-    Asked once per engine, boot, image, runtime, guest, filter and required set, then remembered. Raises SpecError (no such
-    guarantee), StartFailed naming what is not proven and what to do, and what `probe` raises.
+    Asked once per engine, boot, image, runtime, kind of draft, guest, filter and required set, then remembered. Raises SpecError
+    (no such guarantee), StartFailed naming what is not proven and what to do, and what `probe` raises.
     """
     wanted = sorted({known(name) for name in required})
     about = await engine.facts()
@@ -72,11 +84,11 @@ async def require(engine: Engine, image: str, *, runtime: str = "", required: It
     cache = cache_folder() / "sandbox"
     cache.mkdir(parents=True, exist_ok=True)
     built = (about.id, about.version, owner.boot(), (await engine.image(image)).id, guest_zip(cache).name, seccomp.identity())
-    identity = (*built, runtime, *wanted)
+    identity = (*built, runtime, draft, *wanted)
     mark = cache / f"proven-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}"
     if mark.exists():
         return
-    found = await probe(engine, image, runtime=runtime)
+    found = await probe(engine, image, runtime=runtime, draft=draft)
     failed = [g for g in found if g.state == "failed"]
     if failed:
         seen = "; ".join(f"{g.name}: {g.detail}" for g in failed)
@@ -98,6 +110,9 @@ def _bait(place: Path, canary: str) -> Path:
         (base / folder).mkdir()
         (base / folder / "file").write_text(canary)
     (base / "draft" / "secret").write_text(canary)
+    if os.getuid() == 0:
+        for one in (base / "draft", *(base / "draft").iterdir()):  # a project of root's would be copied, whatever is possible
+            os.chown(one, AGENT_UID, AGENT_UID)
     return base
 
 

@@ -271,6 +271,13 @@ class FakeLink:
         """Why the thread ended, when it was not us."""
         return self._words
 
+    async def let_go(self, patience_s: float) -> float | None:
+        """The thread ends with its stream."""
+        began = time.monotonic()
+        self._stream.close()
+        ended = await anyio.to_thread.run_sync(self._ended.wait, patience_s)
+        return time.monotonic() - began if ended else None
+
     async def aclose(self) -> None:
         """Hang up, wait for the thread, remove its folder."""
         if self._closed:

@@ -78,7 +78,7 @@ def foresee(mount: Mount, *, uid: int) -> Choice:
 async def choose(engine: Engine, image: str, mount: Mount, *, uid: int) -> Choice:
     """Decide for one mount. Raises SpecError where an overlay was demanded and cannot be."""
     choice = await anyio.to_thread.run_sync(lambda: foresee(mount, uid=uid))
-    if choice.kind == "overlay" and (why := await _unproven(engine, image)):
+    if choice.kind == "overlay" and (why := await unproven(engine, image)):
         return _instead(mount, why)
     return choice
 
@@ -179,7 +179,7 @@ def _bury_files() -> None:
 # -- the self-test ---------------------------------------------------------------------------------------------------
 
 
-async def _unproven(engine: Engine, image: str) -> str:
+async def unproven(engine: Engine, image: str) -> str:
     """Why overlays are not used with this engine; empty when they keep what is promised."""
     if _proving.get():
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from massgen.config.paths import Places
+    from sandbox import DockerEngine
     from sandbox.guarantees import Guarantee
 
 State = Literal["ok", "warning", "failed"]
@@ -70,15 +72,30 @@ async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guaran
         facts = await engine.facts()
     except (SandboxFailed, SandboxError) as error:
         return [Finding(name="engine", state="failed", detail=str(error).splitlines()[0], remedy=install)], ()
-    found = [Finding(name="engine", state="ok", detail=facts.version)]
+    about = f"{facts.version}, API {facts.api} · Linux {facts.kernel} · cgroup {facts.cgroups}"
+    found = [Finding(name="engine", state="ok", detail=about)]
     try:
         await engine.image(image)
         found.append(Finding(name="image", state="ok", detail=image))
+        found.append(await _drafts(engine, image))
         return found, await probe(engine, image, runtime=runtime)
     except SandboxError as error:
         name = "image" if len(found) == 1 else "sandbox"
         remedy = "`massgen images build` builds it; --image or MASSGEN_IMAGE names another" if name == "image" else ""
         return [*found, Finding(name=name, state="failed", detail=str(error), remedy=remedy)], ()
+
+
+async def _drafts(engine: DockerEngine, image: str) -> Finding:
+    """How write paths will be shown, by this engine's self-test of overlays."""
+    from sandbox.views import agent_uid, unproven
+
+    if why := await unproven(engine, image):
+        return Finding(name="drafts", state="ok", detail=f"copies in memory, up to sandbox.disk each ({why})")
+    if os.getuid() == 0:
+        detail = f"overlays of projects of uid {agent_uid()}, copies in memory of root's and all others"
+    else:
+        detail = "overlays of your own projects, copies in memory of others' and of single files"
+    return Finding(name="drafts", state="ok", detail=detail)
 
 
 def _models(places: Places) -> list[Finding]:
@@ -120,6 +137,8 @@ def _state(places: Places) -> Finding:
     return Finding(name="state folder", state="failed", detail=f"{places.state} cannot be written", remedy=remedy)
 
 
+GROUPS = {"no_network": "what it can reach", "own_uid": "what it may do", "memory_limit": "what it can use up"}
+"""Headings, by the first guarantee below each."""
 WORDS = {
     "ok": ("ok", "green"),
     "warning": ("warning", "yellow"),
@@ -132,6 +151,7 @@ WORDS = {
 def _show(findings: list[Finding], guarantees: tuple[Guarantee, ...]) -> None:
     """Two tables; on a terminal wrapped to its width, elsewhere one line for each row."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(highlight=False, emoji=False)
     first = max(len(f.name) for f in findings)
@@ -141,12 +161,15 @@ def _show(findings: list[Finding], guarantees: tuple[Guarantee, ...]) -> None:
         _row(console, f.name, first, state=f.state, detail=f.detail, remedy=f.remedy)
     if not guarantees:
         return
-    console.print()
     for g in guarantees:
+        if g.name in GROUPS:
+            console.print(Text(f"\n{GROUPS[g.name]}", style="bold"))
         remedy = f"{g.remedy} ({g.name})" if g.remedy else ""
         _row(console, g.title, first, state=g.state, detail=g.detail, remedy=remedy)
-    count = sum(g.state == "proven" for g in guarantees)
-    console.print(f"\n{count} of {len(guarantees)} guarantees proven from inside a container", soft_wrap=True)
+    count = Counter(g.state for g in guarantees)
+    told = f"{count['proven']} proven from inside a container, {count['unavailable']} not available, {count['failed']} failed"
+    broken = [f.name for f in findings if f.state == "failed"] + [g.title for g in guarantees if g.state == "failed"]
+    console.print(Text.assemble("\n", told, (f"; repair first: {', '.join(broken)}" if broken else "; ready to run", "bold")))
 
 
 def _row(console: Console, name: str, first: int, *, state: str, detail: str, remedy: str) -> None:

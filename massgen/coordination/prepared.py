@@ -51,7 +51,8 @@ async def ready(config: Config, engine: Engine, state_dir: Path, say: Callable[[
         if config.write == "direct":
             await anyio.to_thread.run_sync(direct.check, roots)
         image = await prepared_image(config.sandbox, engine, os.environ, say=say)
-        await require(engine, image, runtime=config.sandbox.runtime, required=config.sandbox.require)
+        about = config.sandbox
+        await require(engine, image, runtime=about.runtime, draft=about.draft, required=about.require)
         shown = await decide(paths, context, draft=config.sandbox.draft, engine=engine, image=image)
     except SandboxError as error:
         raise SandboxFailed(str(error)) from error

@@ -71,6 +71,13 @@ class Link(Protocol):
         """What the guest wrote on stderr, at most 64 KiB."""
         ...
 
+    async def let_go(self, patience_s: float) -> float | None:
+        """Close the stream as the end of this process would, and nothing else: seconds until the container was gone by itself.
+
+        None: it outlived our patience. `aclose` is still to be called.
+        """
+        ...
+
     async def aclose(self) -> None:
         """End the container and wait until it is gone. Idempotent, bounded; run it shielded."""
         ...

@@ -282,6 +282,22 @@ class DockerLink:
         """The guest's stderr."""
         return self._words.decode("utf-8", "replace").strip()
 
+    async def let_go(self, patience_s: float) -> float | None:
+        """Without a hang-up: the kernel does no more when a process ends."""
+        began = time.monotonic()
+        self._stream.close()
+
+        def gone(client: Client) -> float | None:
+            while time.monotonic() - began < patience_s:
+                try:
+                    client.inspect_container(self.container)
+                except docker.errors.NotFound:
+                    return time.monotonic() - began
+                time.sleep(0.02)
+            return None
+
+        return await _call(lambda: self._engine._with_client(gone))  # noqa: SLF001 - same
+
     async def aclose(self) -> None:
         """Hang up first: killing while attached and not reading makes the engine's kill hang for a minute."""
         if self._closed:

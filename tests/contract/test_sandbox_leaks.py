@@ -162,3 +162,10 @@ async def test_broken_image_is_an_error_with_a_remedy(boxes: Boxes, tmp_path: Pa
         async with Sandbox.open(spec, engine=boxes.engine):
             pass
     assert containers() == []
+
+
+async def test_a_container_waits_for_its_host_to_come_back(boxes: Boxes) -> None:
+    """Let go without a word, as a host does that dies, it ends by itself, with what ran in it."""
+    async with boxes.open() as box, box.spawn(["sleep", "600"]) as process:
+        assert await box.let_go(10) is not None
+        assert (await process.wait()).reason == "lost"
