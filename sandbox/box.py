@@ -120,7 +120,7 @@ class Sandbox:
                 try:
                     tasks.start_soon(serve)
                     with anyio.move_on_after(START_S) as patience:
-                        await mux.greet(spec.limits.silence_s)
+                        await mux.greet(spec.limits.silence_s, image=spec.image)
                     if patience.cancelled_caught:
                         raise StartFailed(f"the guest of {spec.image} did not answer within {START_S:.0f} s", op="start")
                     box = cls(spec, planned, mux, link.container)

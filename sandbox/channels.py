@@ -240,7 +240,7 @@ class Mux:
             await self.give_up(f"the container took nothing for {self._send_s:.0f} s")
             raise self._gone()
 
-    async def greet(self, silence_s: float) -> None:
+    async def greet(self, silence_s: float, *, image: str = "") -> None:
         """Exchange hello. Raises StartFailed with the container's last words."""
         with contextlib.suppress(SandboxLost):  # it ended already: what it said is on its way
             await self.send(wire.control_frame(wire.HELLO, 0, {"v": wire.VERSION, "silence_s": silence_s}))
@@ -248,7 +248,9 @@ class Mux:
         if self.lost_because:
             words = self._link.last_words()
             hint = f": {words[-600:]}" if words else ""
-            raise StartFailed(f"the container ended before its guest answered (python3 3.9 or newer is needed){hint}", op="start")
+            which = f"of {image} " if image else ""
+            told = f"the container {which}ended before its guest answered (python3 3.9 or newer is needed){hint}"
+            raise StartFailed(told, op="start")
 
     async def open(self, op: str, **request: object) -> Channel:
         """Begin an operation. Raises SandboxLost."""

@@ -23,6 +23,7 @@ from massgen.coordination.shown import Shown, decide
 from massgen.coordination.start import Found, clean_start
 from massgen.errors import ConfigError, SandboxFailed
 from sandbox import Engine, SandboxError, SpecError
+from sandbox.plan_checks import check_machine
 from sandbox.prepare import MAX_FILES_BYTES, Surroundings, prepare
 from sandbox.probe import require
 
@@ -40,12 +41,22 @@ class Ready:
     """What dead runs had left."""
 
 
+async def _fits(config: Config, engine: Engine) -> None:
+    """Raises ConfigError for limits beyond the engine's machine: every container would be refused, one by one."""
+    machine = await engine.facts()
+    try:
+        check_machine(config.sandbox.limits, cpus=machine.cpus, memory_bytes=machine.memory_bytes)
+    except SpecError as error:
+        raise ConfigError(f"{config.source or 'sandbox'}: {error}") from error
+
+
 async def ready(config: Config, engine: Engine, state_dir: Path, say: Callable[[str], None]) -> Ready:
     """Once all that dead runs left is away. Raises ConfigError, SandboxFailed, ApplyConflict."""
     paths = [*config.context_paths, *(path for agent in config.agents for path in agent.context_paths)]
     roots = [path.path for path in config.write_paths]
     try:
         await engine.image(config.sandbox.image)
+        await _fits(config, engine)
         clean = await clean_start(state_dir, engine=engine, roots=roots, image=config.sandbox.image)
         context = await anyio.to_thread.run_sync(rules_for, paths)
         if config.write == "direct":
