@@ -13,6 +13,15 @@ from benchmarks.ratios import IMAGE, Row, p50, p95, quietly, since, timed
 from sandbox import DockerEngine, Limits, Sandbox, SandboxSpec
 
 BUSY = (1, 2, 4, 8)
+HOST = "`subprocess.run` on the host"
+BARE = """
+import os, statistics, time
+def once():
+    began = time.perf_counter()
+    os.waitpid(os.posix_spawn("/usr/bin/true", ["true"], {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}), 0)
+    return (time.perf_counter() - began) * 1000
+print(statistics.median(once() for _ in range(200)))
+"""
 SMALL = Limits(memory_bytes=128 * 1024**2)
 
 
@@ -25,27 +34,47 @@ async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
     ours: list[float] = []
     host: list[float] = []
     docker_exec: list[float] = []
+    trips: list[float] = []
     name = f"massgen-bench-{os.getpid()}"
     quietly("docker", "run", "-d", "--rm", "--network", "none", "--name", name, "--entrypoint", "sleep", IMAGE, "600")
     try:
         async with Sandbox.open(SandboxSpec(image=IMAGE), engine=engine) as box:
             await one(box)
+            bare = [await _bare(box)]
             for number in range(rounds):
+                trips.append(await _trip(box))
                 ours.append(await one(box))
                 host.append(timed(lambda: quietly("true")))
                 if number % 10 == 0:
                     docker_exec.append(timed(lambda: quietly("docker", "exec", name, "true")))
                     await one(box)  # caches are cold after that; it would be the only one that pays
                     quietly("true")
+            bare.append(await _bare(box))
     finally:
         quietly("docker", "rm", "-f", name)
     middle, high = p50(ours), p95(ours)
     return [
-        Row(what="command `true`", ours=middle, p95=high, baseline="`subprocess.run` on the host", base=p50(host), limit=1.3),
+        Row(what="command `true`", ours=middle, p95=high, baseline=HOST, base=p50(host), limit=1.3),
         Row(what="command `true`", ours=middle, baseline="`docker exec`", base=p50(docker_exec), limit=40, sense="at least"),
         Row(what="command `true`, p95", ours=high, baseline="its own median", base=middle, limit=2),
+        Row(what="of that: the stream there and back, no command", ours=p50(trips), baseline=HOST, base=p50(host)),
+        Row(what="of that: `posix_spawn` and wait in the container, by itself", ours=p50(bare), baseline=HOST, base=p50(host)),
         Row(what="`subprocess.run` on the host, p95", ours=p95(host), baseline="its own median", base=p50(host)),
     ]
+
+
+async def _trip(box: Sandbox) -> float:
+    """Milliseconds of a request that the guest answers at once."""
+    began = time.perf_counter()
+    await box.go()
+    return since(began)
+
+
+async def _bare(box: Sandbox) -> float:
+    """Milliseconds of a program started and waited for inside, with nothing of ours in between."""
+    outcome = await box.run(["python3", "-I", "-S", "-c", BARE])
+    assert outcome.ok, outcome
+    return float(outcome.stdout.text)
 
 
 async def one(box: Sandbox) -> float:

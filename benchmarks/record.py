@@ -18,7 +18,7 @@ def write() -> None:
     parts = [
         "# Results",
         WRITTEN,
-        "Machine: " + ", ".join(f"{key} {value}" for key, value in facts.items()) + "; nothing else ran.",
+        "Machine: " + ", ".join(f"{key} {value}" for key, value in facts.items()) + ".",
     ]
     for name, rows in recorded("sandbox").items():
         parts += [f"## {name.capitalize()}", table(rows)]

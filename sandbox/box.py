@@ -372,15 +372,16 @@ def _unusable(argv: Sequence[str], cwd: str | None, env: Mapping[str, str] | Non
     if not argv:
         return "there is no program to start; give at least its name"
     words = [*argv, cwd or "", *(env or {}), *(env or {}).values()]
-    if any("\0" in word for word in words):
+    text = "".join(words)
+    if "\0" in text:
         return "an argument, a variable or the folder holds a NUL byte, which no program can be given"
     if any(not name or "=" in name for name in env or {}):
         return "a variable's name is empty or holds an equals sign"
     try:
-        os.fsencode("".join(words))
+        os.fsencode(text)
     except UnicodeEncodeError as error:
         return f"an argument is not text that a program can be given: {error}"
-    if sum(map(len, words)) * 12 + len(words) * 4 > MAX_WORDS_BYTES and len(json.dumps(words)) > MAX_WORDS_BYTES:
+    if len(text) * 12 + len(words) * 4 > MAX_WORDS_BYTES and len(json.dumps(words)) > MAX_WORDS_BYTES:
         return f"arguments and variables of more than {MAX_WORDS_BYTES} bytes; use stdin or a file"
     return ""
 

@@ -6,6 +6,7 @@ whole stream with a reason. Nothing here grows beyond one window per channel.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -34,18 +35,21 @@ class Channel:
         self._granted = wire.WINDOW
         self._owed = 0
         self._credit = wire.WINDOW
-        self._change: anyio.Event | None = None
+        self._waiting: list[asyncio.Future[None]] = []
         self._records = wire.Records()
 
     def _notify(self) -> None:
-        if self._change is not None:
-            self._change.set()
-            self._change = None
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                if not one.done():
+                    one.set_result(None)
 
     async def _changed(self) -> None:
-        if self._change is None:
-            self._change = anyio.Event()
-        await self._change.wait()
+        # An anyio.Event costs a short command a hundredth of its time. One future each: who is cancelled cancels its own.
+        one = asyncio.get_running_loop().create_future()
+        self._waiting.append(one)
+        await one
 
     # -- from the link ---------------------------------------------------------------------------------------
 

@@ -17,6 +17,9 @@ SETSIGDEF, SETSIGMASK, SETSID = 0x04, 0x08, 0x80
 OPAQUE_BYTES = 1024
 """More than any C library's `posix_spawnattr_t`, `posix_spawn_file_actions_t` or `sigset_t`."""
 
+MOST_KNOWN = 64
+"""Of the lists of `_actions`; each keeps a kilobyte or two."""
+
 _libc = ctypes.CDLL(None)
 _libc.posix_spawn.argtypes = [ctypes.POINTER(ctypes.c_int), ctypes.c_char_p, *[ctypes.c_void_p] * 4]
 
@@ -80,32 +83,58 @@ def _found(name: str, env: dict[str, str], cwd: str) -> str:
 
 
 def _spawn(program: str, argv: list[str], env: dict[str, str], cwd: str, inner: list[int]) -> int:
-    actions = ctypes.create_string_buffer(OPAQUE_BYTES)
-    _checked(_libc.posix_spawn_file_actions_init(actions), program)
+    pid = ctypes.c_int()
+    key = (cwd, *inner)
+    actions = _known_actions.get(key) or _actions(inner, cwd)
     try:
-        if len(inner) == 2:
-            _checked(_libc.posix_spawn_file_actions_addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0), program)
-        for target, fd in zip((2, 1, 0), reversed(inner)):
-            _checked(_libc.posix_spawn_file_actions_adddup2(actions, fd, target), program)
-        _checked(_libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(cwd)), cwd)
-        pid = ctypes.c_int()
-        words, pairs = _words(argv), _words([f"{k}={v}" for k, v in env.items()])
+        words, pairs = _words(argv), _environment(env)
         _checked(_libc.posix_spawn(ctypes.byref(pid), os.fsencode(program), actions, _ATTRIBUTES, words, pairs), program)
         return pid.value
     finally:
+        if len(_known_actions) < MOST_KNOWN:
+            _known_actions.setdefault(key, actions)
+        elif key not in _known_actions:
+            _libc.posix_spawn_file_actions_destroy(actions)
+
+
+def _actions(inner: list[int], cwd: str) -> Any:
+    """What the child does before its exec. Descriptors mostly get the same numbers again, so it is kept for the next one."""
+    actions = ctypes.create_string_buffer(OPAQUE_BYTES)
+    _checked(_libc.posix_spawn_file_actions_init(actions), cwd)
+    try:
+        if len(inner) == 2:
+            _checked(_libc.posix_spawn_file_actions_addopen(actions, 0, b"/dev/null", os.O_RDONLY, 0), cwd)
+        for target, fd in zip((2, 1, 0), reversed(inner)):
+            _checked(_libc.posix_spawn_file_actions_adddup2(actions, fd, target), cwd)
+        _checked(_libc.posix_spawn_file_actions_addchdir_np(actions, os.fsencode(cwd)), cwd)
+    except BaseException:
         _libc.posix_spawn_file_actions_destroy(actions)
+        raise
+    return actions
+
+
+def _environment(env: dict[str, str]) -> Any:
+    """The block of variables; mostly it is the last command's."""
+    known, block = _known_environment[0]
+    if known != env:
+        block = _words([f"{k}={v}" for k, v in env.items()])
+        _known_environment[0] = env, block
+    return block
 
 
 def _attributes() -> Any:
-    """A session of its own, no signal blocked, and what Python ignores as programs expect it."""
-    attributes, none, ignored = (ctypes.create_string_buffer(OPAQUE_BYTES) for _ in range(3))
+    """A session of its own, no signal blocked, and none ignored as Python ignores some.
+
+    All are named, not only those: for each of the others the C library would ask first and set then, sixty calls more.
+    """
+    attributes, none, every = (ctypes.create_string_buffer(OPAQUE_BYTES) for _ in range(3))
     _libc.posix_spawnattr_init(attributes)
     _libc.sigemptyset(none)
-    _libc.sigemptyset(ignored)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        _libc.sigaddset(ignored, int(number))
+    _libc.sigfillset(every)
+    for number in (signal.SIGKILL, signal.SIGSTOP):  # nobody can change these two
+        _libc.sigdelset(every, int(number))
     _libc.posix_spawnattr_setsigmask(attributes, none)
-    _libc.posix_spawnattr_setsigdefault(attributes, ignored)
+    _libc.posix_spawnattr_setsigdefault(attributes, every)
     _libc.posix_spawnattr_setflags(attributes, ctypes.c_short(SETSIGDEF | SETSIGMASK | SETSID))
     return attributes
 
@@ -121,3 +150,5 @@ def _checked(number: int, path: str) -> None:
 
 
 _ATTRIBUTES = _attributes()
+_known_actions: dict[tuple[Any, ...], Any] = {}
+_known_environment: list[tuple[dict[str, str], Any]] = [({}, _words([]))]

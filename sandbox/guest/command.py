@@ -23,6 +23,8 @@ CHUNK = 64 * 1024
 DRAIN_S = 2.0
 PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031
+FULL_BYTES = 64 * 1024
+"""What a pipe holds that nobody widened."""
 _buffer = memoryview(bytearray(CHUNK))
 
 
@@ -69,7 +71,10 @@ class Command:
         self.pid = born.pid
         guest.world.adopt(guest, self.pid)
         self._stdin = None if born.stdin is None else _own(born.stdin)
+        if self._stdin is not None:
+            widen(self._stdin)
         self._outputs = {_own(born.stdout): 1, _own(born.stderr): 2}
+        self._wide: set[int] = set()
         self._watched = True
         for fd in self._outputs:
             guest.watch_read(fd, self.readable)
@@ -87,6 +92,9 @@ class Command:
         if not count:
             self._close_output(fd)
             return
+        if count >= FULL_BYTES and fd not in self._wide:
+            self._wide.add(fd)
+            widen(fd)  # not for each command at its start: few say that much
         if self.idle_s is not None:
             self.heard = time.monotonic()
         if self._max_output is not None:
@@ -125,6 +133,7 @@ class Command:
         if self._watched:
             self.guest.forget(fd)
         del self._outputs[fd]
+        self._wide.discard(fd)
         os.close(fd)
 
     # -- from the host -------------------------------------------------------------------------------------
@@ -303,9 +312,8 @@ class Command:
 
 
 def _own(fd: int) -> int:
-    """Our end of a pipe: never waits, and holds what it can."""
+    """Our end of a pipe: never waits."""
     os.set_blocking(fd, False)
-    widen(fd)
     return fd
 
 
