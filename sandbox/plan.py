@@ -15,7 +15,7 @@ from typing import Literal
 from sandbox import plan_views
 from sandbox.errors import SpecError
 from sandbox.overlay import View
-from sandbox.plan_checks import check_hidden, check_inner, check_limits, check_overlap, check_target
+from sandbox.plan_checks import check_hidden, check_inner, check_limits, check_once, check_overlap, check_target
 from sandbox.plan_views import Overlay, Volume
 from sandbox.spec import AGENT_UID, HOME, PEERS, SEEN_ENV, WORKSPACE, Lease, Limits, Mount, SandboxSpec
 
@@ -172,10 +172,12 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
     sheet.tmpfs += _ancestors(sheet)
     sheet.tmpfs += [_small(v) for v in facts.image_volumes if not _covered(v, sheet)]
     sheet.binds += _own_binds(spec, facts)
+    binds, tmpfs = _ordered(sheet.binds), tuple(_unique(sheet.tmpfs))
+    check_once([*(b.target for b in binds), *(t.target for t in tmpfs)])
     return Plan(
         image=spec.image,
-        binds=_ordered(sheet.binds),
-        tmpfs=tuple(_unique(sheet.tmpfs)),
+        binds=binds,
+        tmpfs=tmpfs,
         fills=tuple(sheet.fills),
         volumes=tuple(sheet.volumes),
         overlays=tuple(sheet.overlays),

@@ -87,6 +87,15 @@ def check_overlap(mounts: tuple[Mount, ...], leased: Iterable[Path]) -> None:
         seen.add(mount.inside)
 
 
+def check_once(targets: Iterable[str]) -> None:
+    """Engines mount one thing at one place; but one path may keep what another withholds, `.git` of an inner repository."""
+    seen: set[str] = set()
+    for target in targets:
+        if target in seen:
+            raise SpecError(f"{target} is kept by one of the paths and withheld by another; name only one of the two")
+        seen.add(target)
+
+
 def check_inner(folder: str, draft: Mount, mounts: tuple[Mount, ...]) -> None:
     """A draft is a copy: what else is mounted at its place would be hidden, what is mounted in it could not be filled."""
     for other in mounts:

@@ -272,3 +272,12 @@ def test_what_is_mounted_below_is_said_to_be_left_out() -> None:
         assert decided.mounts[0]["left_out"] == "data, deep/er"
     forced = plan(spec(ro("/srv/p")), dataclasses.replace(about, recursive_ro=True))
     assert "left_out" not in forced.mounts[0]
+
+
+def test_what_one_path_keeps_and_another_withholds_is_not_left_to_the_engine() -> None:
+    """`.git` of an inner repository: read-only for the lease, hidden by the read path. Engines refuse two mounts at one place."""
+    outer = dataclasses.replace(DIR, git_folders=("sub/.git",))
+    inner = dataclasses.replace(DIR, masks=((".git", "dir"),))
+    about = facts(srv_p=outer, srv_p_sub=inner)
+    with pytest.raises(SpecError, match=r"/srv/p/sub/\.git is kept by one of the paths and withheld by another"):
+        plan(spec(ro("/srv/p/sub")), about, lease(P))
