@@ -81,7 +81,7 @@ def render(
     changes: list[FileChange] = []
     for entry in sorted(snapshot.entries):
         name = shown(entry, prefix)
-        for old, new in _steps(_old(original(entry.root, entry.path), content), _new(entry, content)):
+        for old, new in _steps(_side(original(entry.root, entry.path), content), _side(entry, content)):
             text, change = _compare(name, old, new, binary=binary)
             texts.append(text)
             changes.append(change)
@@ -102,36 +102,19 @@ def shown(entry: Entry, prefix: Mapping[str, str]) -> str:
     return (front + entry.path).rstrip("/") or PurePosixPath(entry.root).name
 
 
-def _old(original: Original, content: Callable[[str], bytes]) -> _Side | None:
-    match original.kind:
+def _side(found: Original | Entry, content: Callable[[str], bytes]) -> _Side | None:
+    """None: nothing that a patch could show."""
+    match found.kind:
         case "file":
-            return _file(original.mode, original.sha256, original.size, content)
+            return _Side(
+                mode="100755" if found.mode & 0o100 else "100644",
+                identity=found.sha256,
+                content=content(found.sha256) if found.size <= MAX_DIFF_BYTES else None,
+            )
         case "link":
-            return _link(original.target)
+            return _Side(mode="120000", identity=found.target, content=_raw(found.target))
         case _:
             return None
-
-
-def _new(entry: Entry, content: Callable[[str], bytes]) -> _Side | None:
-    match entry.kind:
-        case "file":
-            return _file(entry.mode, entry.sha256, entry.size, content)
-        case "link":
-            return _link(entry.target)
-        case _:
-            return None
-
-
-def _file(mode: int, sha256: str, size: int, content: Callable[[str], bytes]) -> _Side:
-    return _Side(
-        mode="100755" if mode & 0o100 else "100644",
-        identity=sha256,
-        content=content(sha256) if size <= MAX_DIFF_BYTES else None,
-    )
-
-
-def _link(target: str) -> _Side:
-    return _Side(mode="120000", identity=target, content=_raw(target))
 
 
 def _steps(old: _Side | None, new: _Side | None) -> Iterator[tuple[_Side | None, _Side | None]]:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from massgen.coordination import record as records
 from massgen.coordination.record import Record, WriteRecord
-from sandbox import owner
+from massgen.events.log import sync_folder
+from sandbox import owner, scratch
 
 VERSION = 1
 LEASES = "leases"
@@ -85,14 +86,13 @@ def hold(state_dir: Path, held: Held) -> None:
     """Onto the disk, whole, before the lease does what it says. Blocks."""
     folder = state_dir / LEASES
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    staged = folder / f".in-{os.getpid()}-{held.stage}"
-    with staged.open("w", encoding="ascii") as file:
-        json.dump({"v": VERSION, **asdict(held)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    _ours.add(held.stage)
-    staged.rename(folder / f"{held.stage}.json")
-    _sync(folder)
+    with scratch.replacing(folder / f"{held.stage}.json") as staged:
+        with staged.open("x", encoding="ascii") as file:
+            json.dump({"v": VERSION, **asdict(held)}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        _ours.add(held.stage)
+    sync_folder(folder)
 
 
 def leave(held: Held) -> None:
@@ -134,13 +134,6 @@ def held_leases(state_dir: Path) -> tuple[list[Held], list[str]]:
     return sorted(found, key=lambda held: held.purpose == "direct"), damaged
 
 
-def sweep(state_dir: Path) -> None:
-    """Records that were killed on their way in. Blocks."""
-    for staged in (state_dir / LEASES).glob(".in-*"):
-        if not Path(f"/proc/{staged.name.split('-')[1]}").exists():
-            staged.unlink(missing_ok=True)
-
-
 def _decode(place: Path) -> Held:
     row: dict[str, Any] = json.loads(place.read_text(encoding="ascii"))
     if row.pop("v") != VERSION or row["stage"] != place.stem:
@@ -149,11 +142,3 @@ def _decode(place: Path) -> Held:
     row |= {name: tuple(map(str, row[name])) for name in ("roots", "protected")}
     row["earlier"] = tuple(WriteRecord(**one) for one in row["earlier"])
     return Held(**row, written=WriteRecord(**written) if written else None, undone=WriteRecord(**undone) if undone else None)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

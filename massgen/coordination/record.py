@@ -85,12 +85,10 @@ class Record:
 
 def save(folder: Path, record: Record) -> None:
     """Write `run.json` whole, or leave the old one. Blocks."""
-    staged = folder / f".{FILE}.{secrets.token_hex(4)}"
-    with staged.open("x", encoding="ascii") as file:
+    with scratch.replacing(folder / FILE) as staged, staged.open("x", encoding="ascii") as file:
         json.dump({"v": VERSION, **asdict(record)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    staged.rename(folder / FILE)
 
 
 def load(folder: Path) -> Record:

@@ -30,7 +30,7 @@ from massgen.coordination.target import Target
 from massgen.errors import ApplyConflict, MassgenError, SandboxFailed
 from massgen.events.log import EventLog
 from massgen.events.types import Applied, Event, Notice, RunFinished
-from sandbox import Engine, ImageMissing, SandboxError, Snapshot, SnapshotError, Store
+from sandbox import Engine, ImageMissing, SandboxError, Snapshot, SnapshotError, Store, scratch
 from sandbox.base import Key, after
 
 SHOWN_PATHS = 10
@@ -43,7 +43,7 @@ async def recover(state_dir: Path, *, engine: Engine, roots: Iterable[Path] = ()
     Raises SandboxFailed, ApplyConflict: a write that touches `roots` could not be ended; the sentences are in its message.
     """
     mine = tuple(roots)
-    await anyio.to_thread.run_sync(leases.sweep, state_dir)
+    await anyio.to_thread.run_sync(scratch.bury, state_dir / leases.LEASES)
     found, damaged = await anyio.to_thread.run_sync(leases.held_leases, state_dir)
     said = [await anyio.to_thread.run_sync(_damaged, state_dir, stage) for stage in damaged]
     dead = [held for held in found if held.dead]

@@ -88,8 +88,7 @@ def _bury(folder: Path) -> None:
         record = records.load(folder)
         if record.status == "running":
             records.save(folder, replace(record, status="killed"))
-    for staged in folder.glob(f".{records.FILE}.*"):
-        staged.unlink(missing_ok=True)
+    scratch.bury(folder)
     if not (folder / records.FILE).exists():  # nothing had begun
         shutil.rmtree(folder, ignore_errors=True)
         return

@@ -60,7 +60,7 @@ class EventLog:
         except FileExistsError as error:
             raise LogError(f"{self.path} exists: a run never writes into the log of another") from error
         self._size = os.fstat(self._fd).st_size
-        _sync_folder(folder)
+        sync_folder(folder)
 
     @property
     def ended(self) -> bool:
@@ -144,7 +144,8 @@ def reopen(
     return EventLog(folder, run_id, readers=readers, clock=clock, past=past), past
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """The names in it are still there after a power cut. Blocks. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
