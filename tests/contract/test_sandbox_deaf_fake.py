@@ -8,11 +8,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sandbox import ImageFacts, Link, Sandbox, SandboxLost, SandboxSpec
-from sandbox.engines.base import EngineFacts
-from sandbox.engines.images import Images
+from sandbox import Link, Sandbox, SandboxLost, SandboxSpec
 from sandbox.plan import Plan
 from sandbox.testing import FakeEngine
+from tests.support.wrapped import Wrapped
 
 
 class Deaf:
@@ -39,22 +38,13 @@ class Deaf:
         await self.inner.aclose()
 
 
-class DeafEngine:
+class DeafEngine(Wrapped):
     """The fake engine with deaf links; `answers` is what it says when it is asked whether it lives."""
 
     def __init__(self, folder: Path, *, answers: bool) -> None:
-        self.inner = FakeEngine(folder)
+        super().__init__(FakeEngine(folder))
         self.answers = answers
         self.links: list[Deaf] = []
-
-    async def facts(self) -> EngineFacts:
-        return await self.inner.facts()
-
-    async def image(self, name: str) -> ImageFacts:
-        return await self.inner.image(name)
-
-    def images(self) -> Images:
-        return self.inner.images()
 
     async def start(self, plan: Plan) -> Link:
         self.links.append(Deaf(await self.inner.start(plan)))
@@ -62,9 +52,6 @@ class DeafEngine:
 
     async def alive(self) -> bool:
         return self.answers
-
-    async def reap(self) -> tuple[str, ...]:
-        return await self.inner.reap()
 
 
 @pytest.mark.parametrize(("answers", "reason"), [(True, "lost"), (False, "engine")])

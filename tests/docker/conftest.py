@@ -1,4 +1,4 @@
-"""Another user of this machine, for the tests of what an ordinary user meets."""
+"""What several suites on real containers share: another user of this machine, and an ear at the engine."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import account as accounts
+from tests.support.listener import Listener
 
 
 @pytest.fixture(scope="package")
@@ -36,3 +37,11 @@ def installed() -> Iterator[Path]:
         base.chmod(0o755)
         accounts.copy_packages(base / "lib")
         yield base
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """Hears what the engine creates meanwhile."""
+    listening = Listener()
+    yield listening
+    listening.close()

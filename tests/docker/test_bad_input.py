@@ -29,6 +29,7 @@ from sandbox import (
 from tests.docker.engine_view import client
 from tests.docker.test_exec import run as run_command
 from tests.docker.test_probe import Counting
+from tests.support import imagefile
 from tests.support.user import User, agent, events, say
 
 pytestmark = pytest.mark.docker
@@ -51,18 +52,9 @@ def imported(files: dict[str, str], base: str = "") -> str:
     if not base:
         subprocess.run(["docker", "import", "-", tag], input=layer.getvalue(), capture_output=True, check=True, timeout=60)
         return tag
-    context = io.BytesIO()
     moved = "cp $(readlink -f /usr/bin/python3) /usr/bin/python3.real && rm /usr/bin/python3"
     dockerfile = f"FROM {base}\nRUN {moved}\nADD layer.tar /\n"
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        for name, content in (("Dockerfile", dockerfile.encode()), ("layer.tar", layer.getvalue())):
-            about = tarfile.TarInfo(name)
-            about.size = len(content)
-            tar.addfile(about, io.BytesIO(content))
-    command = ["docker", "build", "--quiet", "--force-rm", "--network", "none", "--tag", tag, "-"]
-    classic = os.environ | {"DOCKER_BUILDKIT": "0"}
-    subprocess.run(command, input=context.getvalue(), capture_output=True, check=True, env=classic, timeout=60)
-    return tag
+    return imagefile.built(tag, dockerfile.encode(), layer.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -27,10 +27,10 @@ from sandbox import (
     StartFailed,
     owner,
 )
-from sandbox.engines.base import EngineFacts
 from sandbox.plan import Plan
 from tests.docker.engine_view import ROOT, client, gone, host, labelled, line
 from tests.security.attack import SMALL
+from tests.support.wrapped import Wrapped
 
 pytestmark = pytest.mark.docker
 
@@ -146,14 +146,12 @@ def descriptors() -> list[str]:
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
-class Cancelling:
+class Cancelling(Wrapped):
     """The real engine, with a cancellation at one moment of `open`."""
 
     def __init__(self, inner: DockerEngine, moment: str, scope: anyio.CancelScope) -> None:
-        self.inner, self.moment, self.scope = inner, moment, scope
-
-    async def facts(self) -> EngineFacts:
-        return await self.inner.facts()
+        super().__init__(inner)
+        self.moment, self.scope = moment, scope
 
     async def image(self, name: str) -> ImageFacts:
         if self.moment == "before":
@@ -167,12 +165,6 @@ class Cancelling:
         if self.moment == "started":
             self.scope.cancel()
         return link
-
-    async def alive(self) -> bool:
-        return await self.inner.alive()
-
-    async def reap(self) -> tuple[str, ...]:
-        return await self.inner.reap()
 
 
 @pytest.mark.parametrize("moment", ["before", "starting", "started", "0.1", "0.3", "opened"])

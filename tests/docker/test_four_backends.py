@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +40,6 @@ for top in ("/workspace", "/tmp", "/peers", "/run", "/dev/shm", "/home", "/etc",
 print("HITS", hits, "VARIABLES", sorted(name for name in os.environ if "KEY" in name))
 END
 """
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    listening = Listener()
-    yield listening
-    listening.close()
 
 
 @pytest.fixture

@@ -3,62 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandbox import DockerEngine, StartFailed
-from sandbox.engines.base import Engine, EngineFacts, ImageFacts, Link
+from sandbox.engines.base import Engine, EngineFacts, Link
 from sandbox.guarantees import TITLES
 from sandbox.plan import Plan
 from sandbox.probe import probe, require
+from tests.support.wrapped import Wrapped
 
 pytestmark = pytest.mark.docker
 
 
-class Careless:
+class Careless(Wrapped):
     """A real engine whose containers lack one promise: what the probe must notice."""
 
     def __init__(self, real: Engine, *, loosen: str) -> None:
-        self._real = real
+        super().__init__(real)
         self._loosen = loosen
 
     async def facts(self) -> EngineFacts:
-        return replace(await self._real.facts(), id=f"careless-{self._loosen}")
-
-    async def image(self, name: str) -> ImageFacts:
-        return await self._real.image(name)
+        return replace(await self.inner.facts(), id=f"careless-{self._loosen}")
 
     async def start(self, plan: Plan) -> Link:
         match self._loosen:
             case "read":
                 binds = tuple(replace(b, read_only=False) if b.source.endswith("/shown") else b for b in plan.binds)
-                return await self._real.start(replace(plan, binds=binds, uid=0, gid=0))
+                return await self.inner.start(replace(plan, binds=binds, uid=0, gid=0))
             case "memory":
-                return await self._real.start(replace(plan, memory_bytes=2 * plan.memory_bytes))
+                return await self.inner.start(replace(plan, memory_bytes=2 * plan.memory_bytes))
             case "processors" | "processes":
                 many = replace(plan.limits, cpus=1.0) if self._loosen == "processors" else replace(plan.limits, pids=128)
-                return await self._real.start(replace(plan, limits=many))
+                return await self.inner.start(replace(plan, limits=many))
             case "files":
                 roomy = tuple(replace(t, inodes=t.inodes * 4) for t in plan.tmpfs)
-                return await self._real.start(replace(plan, tmpfs=roomy))
+                return await self.inner.start(replace(plan, tmpfs=roomy))
             case "variables":
                 plan.env["SECRET"] = "x"  # what commands get is the plan's
-                return await self._real.start(plan)
+                return await self.inner.start(plan)
             case "death":
-                return Clinging(await self._real.start(plan))
+                return Clinging(await self.inner.start(plan))
             case other:
                 raise AssertionError(other)
-
-    async def sweep(self, folder: Path, image: str) -> None:
-        await self._real.sweep(folder, image)
-
-    async def alive(self) -> bool:
-        return await self._real.alive()
-
-    async def reap(self) -> tuple[str, ...]:
-        return await self._real.reap()
 
 
 async def test_no_guarantee_is_left_unproven(image: str):
@@ -146,30 +134,27 @@ class Clinging:
         return None
 
 
-class Counting(Careless):
+class Counting(Wrapped):
     """Counts containers."""
 
     def __init__(self, real: Engine) -> None:
-        super().__init__(real, loosen="nothing")
+        super().__init__(real)
         self.started = 0
-
-    async def facts(self) -> EngineFacts:
-        return await self._real.facts()
 
     async def start(self, plan: Plan) -> Link:
         self.started += 1
-        return await self._real.start(plan)
+        return await self.inner.start(plan)
 
 
 class Lacking(Counting):
     """An engine whose kernel has no second wall."""
 
     async def facts(self) -> EngineFacts:
-        return replace(await self._real.facts(), id="lacking", security=())
+        return replace(await self.inner.facts(), id="lacking", security=())
 
 
 class Pretending(Counting):
     """Takes any runtime's name, and starts its own."""
 
     async def start(self, plan: Plan) -> Link:
-        return await self._real.start(replace(plan, runtime=""))
+        return await self.inner.start(replace(plan, runtime=""))

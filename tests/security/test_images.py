@@ -16,6 +16,7 @@ import pytest
 from sandbox import Engine, Mount, Sandbox, SandboxError, SandboxSpec, SpecError
 from tests.security.attack import SMALL, portrait, report
 from tests.security.conftest import own
+from tests.support import imagefile
 
 pytestmark = pytest.mark.docker
 
@@ -36,22 +37,13 @@ def build(base: str, links: dict[str, str]) -> str:
 
 def built(dockerfile: bytes, links: dict[str, str]) -> str:
     """An image of a Dockerfile, which finds the links as `layer.tar`."""
-    tag = f"massgen-hostile:{secrets.token_hex(6)}"
-    layer, context = io.BytesIO(), io.BytesIO()
+    layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         for name, target in links.items():
             link = tarfile.TarInfo(name)
             link.type, link.linkname = tarfile.SYMTYPE, target
             tar.addfile(link)
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        for name, content in (("Dockerfile", dockerfile), ("layer.tar", layer.getvalue())):
-            about = tarfile.TarInfo(name)
-            about.size = len(content)
-            tar.addfile(about, io.BytesIO(content))
-    command = ["docker", "build", "--quiet", "--force-rm", "--network", "none", "--tag", tag, "-"]
-    classic = os.environ | {"DOCKER_BUILDKIT": "0"}
-    subprocess.run(command, input=context.getvalue(), capture_output=True, check=True, env=classic, timeout=60)
-    return tag
+    return imagefile.built(f"massgen-hostile:{secrets.token_hex(6)}", dockerfile, layer.getvalue())
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ from massgen.config.load import Flags, load
 from massgen.coordination import later, recovery
 from massgen.coordination.risks import CLASSES
 from massgen.events.codec import Envelope
-from sandbox import DockerEngine, Engine, ImageFacts, Link
-from sandbox.engines.base import EngineFacts
+from sandbox import DockerEngine, Engine, Link
 from sandbox.facts import guest_zip
 from sandbox.plan import GUEST, Plan
 from sandbox.testing import FakeEngine
+from tests.support.wrapped import Wrapped
 
 ROOT = Path(__file__).resolve().parents[2]
 GUEST_MAIN = """
@@ -119,11 +119,12 @@ class _Fake(FakeEngine):
         return False
 
 
-class _Docker:
+class _Docker(Wrapped):
     """The real engine, with our world in the guests of leases of one purpose."""
 
     def __init__(self, inner: DockerEngine, folder: Path, at: int, purpose: str) -> None:
-        self._inner, self._at, self._purpose = inner, at, purpose
+        super().__init__(inner)
+        self._at, self._purpose = at, purpose
         self._guest = _dying_guest(folder, at)
         self._links: list[Link] = []
 
@@ -133,9 +134,9 @@ class _Docker:
 
     async def start(self, plan: Plan) -> Link:
         if plan.lease is None or plan.lease.purpose != self._purpose:
-            return await self._inner.start(plan)
+            return await self.inner.start(plan)
         binds = tuple(replace(b, source=str(self._guest)) if b.target == GUEST else b for b in plan.binds)
-        link = await self._inner.start(replace(plan, binds=binds))
+        link = await self.inner.start(replace(plan, binds=binds))
         self._links.append(link)
         if self._at:
             threading.Thread(target=self._watch, daemon=True).start()
@@ -145,24 +146,6 @@ class _Docker:
         while self.steps < self._at:
             time.sleep(0.001)
         _die()
-
-    async def facts(self) -> EngineFacts:
-        return await self._inner.facts()
-
-    async def image(self, name: str) -> ImageFacts:
-        return await self._inner.image(name)
-
-    def images(self) -> Any:
-        return self._inner.images()
-
-    async def sweep(self, folder: Path, image: str) -> None:
-        await self._inner.sweep(folder, image)
-
-    async def alive(self) -> bool:
-        return await self._inner.alive()
-
-    async def reap(self) -> tuple[str, ...]:
-        return await self._inner.reap()
 
 
 def _dying_guest(folder: Path, at: int) -> Path:
