@@ -193,7 +193,10 @@ async def unproven(engine: Engine, image: str) -> str:
     if name not in _seen:
         mark = cache / name
         if not mark.exists():
-            why = await _prove(engine, image)
+            try:
+                why = await _prove(engine, image)
+            except SandboxError as error:  # of this image perhaps, or of this moment: nobody else is told
+                return f"the engine cannot mount one: {error}"
             with scratch.replacing(mark) as staged:
                 staged.write_text(why, encoding="utf-8")
         _seen[name] = mark.read_text(encoding="utf-8")
@@ -201,7 +204,10 @@ async def unproven(engine: Engine, image: str) -> str:
 
 
 async def _prove(engine: Engine, image: str) -> str:
-    """One overlay draft over a bait: what is withheld is gone, the bait stays as it was, the snapshot says what was done."""
+    """One overlay draft over a bait: what is withheld is gone, the bait stays as it was, the snapshot says what was done.
+
+    Raises SandboxError: it could not be tried.
+    """
     from sandbox.box import Sandbox
     from sandbox.store import Store
 
@@ -223,8 +229,6 @@ async def _prove(engine: Engine, image: str) -> str:
                 return f"its self-test found other changes than were made: {sorted(found.items() ^ _EXPECTED.items())}"
             if _picture(root) != before:
                 return "its self-test changed the project"
-    except SandboxError as error:
-        return f"the engine cannot mount one: {error}"
     except OSError as error:
         return f"its self-test could not be set up: {error}"
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,11 +15,15 @@ import docker
 import pytest
 from docker.utils import kwargs_from_env
 
-from sandbox import AGENT_UID, WORKSPACE, DockerEngine, Limits, Mount, SpecError, Store
+from sandbox import AGENT_UID, WORKSPACE, DockerEngine, Limits, Link, Mount, SpecError, StartFailed, Store
+from sandbox.engines.base import EngineFacts, ImageFacts
 from sandbox.execute import Job, execute
+from sandbox.facts import cache_folder
 from sandbox.overlay import HOME, PREFIX
-from sandbox.views import bury, masked
+from sandbox.plan import Plan
+from sandbox.views import bury, masked, unproven
 from tests.support.boxes import OWNER, OverlayBoxes, picture
+from tests.support.wrapped import Wrapped
 
 pytestmark = pytest.mark.docker
 
@@ -193,6 +198,40 @@ async def test_an_impossible_overlay_is_silently_something_else(boxes: OverlayBo
     with pytest.raises(SpecError, match="belongs to uid"):
         async with super(OverlayBoxes, boxes).open(mount, uid=os.getuid() + 1):
             pass
+
+
+class Unknown(Wrapped):
+    """The engine as nobody has met it yet, with one image in which no guest can live."""
+
+    def __init__(self, inner: DockerEngine) -> None:
+        super().__init__(inner)
+        self._id = f"unknown-{secrets.token_hex(8)}"
+
+    async def facts(self) -> EngineFacts:
+        return replace(await self.inner.facts(), id=self._id)
+
+    async def image(self, name: str) -> ImageFacts:
+        return ImageFacts(id="barren") if name == "barren" else await self.inner.image(name)
+
+    async def start(self, plan: Plan) -> Link:
+        if plan.image == "barren":
+            raise StartFailed("image barren has no python3", op="start")
+        return await self.inner.start(plan)
+
+
+async def test_an_image_without_a_guest_takes_overlays_away_from_all_others(image: str) -> None:
+    """What failed because of an image is not said of the engine afterwards, in this process or any other."""
+    marks = cache_folder() / "sandbox"
+    before = set(marks.glob("overlay-*"))
+    engine = Unknown(await DockerEngine.connect())
+    try:
+        assert "has no python3" in await unproven(engine, "barren")
+        assert set(marks.glob("overlay-*")) == before
+        assert await unproven(engine, image) == ""
+        assert await unproven(engine, "barren") == "", "once proven, of any image"
+    finally:
+        for mark in set(marks.glob("overlay-*")) - before:
+            mark.unlink()
 
 
 async def test_a_memory_limit_is_looser_than_said(boxes: OverlayBoxes, image: str) -> None:
