@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from sandbox import scratch
 from sandbox.errors import SnapshotError, StoreError
 from sandbox.guest.holes import ZEROS, Extents, data_bytes, extents
 
@@ -45,7 +46,7 @@ class BlobWriter:
     def __init__(self, blobs: Path) -> None:
         self._blobs = blobs
         self._digest = hashlib.sha256()
-        self._staged = blobs / f".in-{os.getpid()}-{os.urandom(8).hex()}"
+        self._staged = blobs / scratch.hidden()
         self._fd = -1
         self._hole = False
         self.size = 0

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from sandbox import owner
@@ -25,7 +26,17 @@ _NAME = re.compile(r"massgen-[a-z]+-(\d+)_(\d*)_([0-9a-f-]{36}|unknown)_(\d*)-[0
 
 def name(what: str) -> str:
     """A fresh name with its owner in it. `what`: one word in small letters."""
-    return f"massgen-{what}-{owner.me().replace(':', '_')}-{os.urandom(4).hex()}"
+    return f"massgen-{what}-{_label(os.getpid())}-{os.urandom(4).hex()}"
+
+
+@cache
+def _label(_pid: int) -> str:  # the parameter: a fork is somebody else
+    return owner.me().replace(":", "_")
+
+
+def hidden() -> str:
+    """The same for a file that gets its own name when it is whole."""
+    return "." + name("new")
 
 
 @contextmanager
@@ -42,7 +53,7 @@ def folder(what: str, *, home: Path | None = None) -> Iterator[Path]:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file beside `path` that takes its place, whole, when the block ends well."""
-    staged = path.with_name("." + name("new"))
+    staged = path.with_name(hidden())
     try:
         yield staged
         staged.rename(path)

@@ -7,12 +7,12 @@ edit. That costs a hash per use; a list of checked blobs would have to be believ
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from sandbox import scratch
 from sandbox.blobs import Blob, BlobWriter, Intake, altered, missing, on_disk
 from sandbox.errors import SnapshotError
 from sandbox.snapshot import Snapshot, is_sha
@@ -26,6 +26,11 @@ class Store:
         with on_disk(folder):
             (folder / "blobs").mkdir(parents=True, exist_ok=True)
             (folder / "snapshots").mkdir(exist_ok=True)
+
+    @staticmethod
+    def staging(folder: Path) -> tuple[Path, Path]:
+        """Where a writer that was killed leaves what it had not finished: for `scratch.bury`."""
+        return folder / "blobs", folder / "snapshots"
 
     def path(self, sha256: str) -> Path:
         """Where a blob lives, whether it exists or not."""
@@ -75,18 +80,10 @@ class Store:
         path = self.folder / "snapshots" / snapshot.id
         if path.exists() and not snapshot.left_out:
             return snapshot.id
-        staged = path.with_name(f".{snapshot.id}.{os.getpid()}.{os.urandom(4).hex()}")
-        try:
-            with on_disk(self.folder):
-                with staged.open("w", encoding="ascii") as file:
-                    file.write(snapshot.to_json())
-                    file.flush()
-                    os.fsync(file.fileno())
-                staged.rename(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                staged.unlink()
-            raise
+        with on_disk(self.folder), scratch.replacing(path) as staged, staged.open("x", encoding="ascii") as file:
+            file.write(snapshot.to_json())
+            file.flush()
+            os.fsync(file.fileno())
         return snapshot.id
 
     def get_snapshot(self, snapshot_id: str) -> Snapshot:

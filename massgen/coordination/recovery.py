@@ -43,7 +43,7 @@ async def recover(state_dir: Path, *, engine: Engine, roots: Iterable[Path] = ()
     Raises SandboxFailed, ApplyConflict: a write that touches `roots` could not be ended; the sentences are in its message.
     """
     mine = tuple(roots)
-    await anyio.to_thread.run_sync(scratch.bury, state_dir / leases.LEASES)
+    await anyio.to_thread.run_sync(scratch.bury, state_dir / leases.LEASES, *Store.staging(state_dir / "store"))
     found, damaged = await anyio.to_thread.run_sync(leases.held_leases, state_dir)
     said = [await anyio.to_thread.run_sync(_damaged, state_dir, stage) for stage in damaged]
     dead = [held for held in found if held.dead]

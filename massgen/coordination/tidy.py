@@ -16,7 +16,7 @@ from pathlib import Path
 
 from massgen.coordination import record as records
 from massgen.errors import ConfigError
-from sandbox import owner, scratch
+from sandbox import Store, owner, scratch
 
 OWNER = "owner"
 PEERS = "peers"
@@ -66,7 +66,7 @@ def release(folder: Path) -> None:
 
 def sweep(state_dir: Path) -> tuple[str, ...]:
     """Clean up after runs that were killed; returns their ids. Blocks for the disk."""
-    scratch.bury(state_dir / "runs")
+    scratch.bury(state_dir / "runs", *Store.staging(state_dir / "store"))
     killed = []
     for mark in (state_dir / "runs").glob(f"*/{OWNER}"):
         if living(mark.parent):
@@ -75,11 +75,6 @@ def sweep(state_dir: Path) -> tuple[str, ...]:
             if ours and mark.exists() and not living(mark.parent):  # else another start was faster, or it goes on
                 _bury(mark.parent)
                 killed.append(mark.parent.name)
-    staged = [(place, place.name.split("-")[1]) for place in (state_dir / "store" / "blobs").glob(".in-*")]
-    staged += [(place, place.name.split(".")[2]) for place in (state_dir / "store" / "snapshots").glob(".*.*.*")]
-    for place, pid in staged:
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            place.unlink(missing_ok=True)
     return tuple(killed)
 
 

@@ -168,7 +168,7 @@ def test_a_guest_that_lies_crashes_its_host(what: str, stream: bytes, cuts: list
     folder = Path(tempfile.mkdtemp())
     try:
         talk(Liar(stream, cuts), ask_for(what, folder))
-        assert not list((folder / "blobs").glob(".in-*"))
+        assert not list((folder / "blobs").glob(".*"))
     finally:
         shutil.rmtree(folder)
 

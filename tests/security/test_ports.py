@@ -60,6 +60,10 @@ async def test_ten_thousand_connections_exhaust_the_host(box: Sandbox) -> None:
             box,
             r"""
 port, held, made = int(sys.argv[1]), [], 0
+served = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(4)]
+for one in served:
+    one.sendall(b"x")
+seen["served"] = [one.recv(1).decode() for one in served]
 for _ in range(10_000):
     one = socket.socket()
     one.setblocking(False)
@@ -76,7 +80,7 @@ seen["made"] = made
             str(port),
             timeout_s=20,
         )
-        assert seen["made"] == 10_000
+        assert seen == {"served": ["x"] * 4, "made": 10_000}
         await until(lambda: echo.now == 0, timeout_s=20)
         await still_served(box, port)
     assert echo.most == 4
