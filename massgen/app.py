@@ -1,7 +1,7 @@
-"""The composition root: a config and a question become a run with a log, a result, and at most one write.
+"""How a run begins and ends: a config and a question become a run with a log, a result, and at most one write.
 
-    remove what dead runs left, end what they were writing · walk the context paths · models · one seat per agent · coordination
-    → final turn → verify → write as the mode says → run.json → RunFinished
+    remove what dead runs left, end what they were writing · walk the context paths → `coordination/assembly.py`: models, a seat
+    per agent, coordination, final turn, verify, write as the mode says → run.json → RunFinished
 
 Whatever is expected to go wrong ends in a readable run: the error becomes the exit code and message of the
 terminal event and of the returned `RunResult`. Only what is wrong before a run exists (config, engine, image) is
@@ -13,10 +13,9 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,36 +23,25 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from massgen.agent.circuit import Circuit, Circuits
-from massgen.agent.metered import metered
-from massgen.agent.session import BODY, PROGRAM, Session, build_body_zip, open_session
-from massgen.config.model import AgentConfig, Config
+from massgen.config.model import Config
 from massgen.config.resolved import resolved_yaml
 from massgen.coordination import begin, later, tidy
 from massgen.coordination import record as records
 from massgen.coordination import resume as resuming
-from massgen.coordination.chair import Seat
-from massgen.coordination.conclude import Conclusion, conclude, word_for
+from massgen.coordination.assembly import Parts, worked
+from massgen.coordination.conclude import Conclusion, word_for
 from massgen.coordination.opening import our_version, run_started
-from massgen.coordination.orchestrator import Coordination
 from massgen.coordination.patience import Patience, stop_on_signals
-from massgen.coordination.prepared import Ready, ready
-from massgen.coordination.record import Record
-from massgen.coordination.relive import NOTHING, Past, Tally, read_past, relive
-from massgen.coordination.rooms import Rooms
-from massgen.coordination.shown import masked_mounts
+from massgen.coordination.prepared import ready
+from massgen.coordination.relive import Tally, read_past, relive
 from massgen.coordination.state import start
-from massgen.coordination.target import Target
-from massgen.coordination.verify import VERIFY_TIMEOUT_S, Verifier
 from massgen.errors import ConfigError, MassgenError, SandboxFailed
 from massgen.events.codec import Envelope
 from massgen.events.log import EventLog, Reader, reopen
 from massgen.events.replay import GOES_ON
 from massgen.events.types import Notice, RunFinished
-from massgen.messages import Message, Usage
-from massgen.models.base import Model
-from massgen.models.team import open_models
-from sandbox import Engine, Sandbox, SandboxError, Store, cache_folder
+from massgen.messages import Usage
+from sandbox import Engine, SandboxError, Store
 
 NO_INVOCATION: Mapping[str, Any] = MappingProxyType({})
 """Of a run that was begun from Python."""
@@ -115,7 +103,7 @@ async def run(
     tally = Tally()
     with _release(folder), EventLog(folder, folder.name, readers=[tally, *readers]) as log:
         waiting = await anyio.to_thread.run_sync(resuming.waiting, state_dir, found.clean.killed)
-        parts = _Parts(
+        parts = Parts(
             config=config,
             record=record,
             engine=engine,
@@ -158,7 +146,7 @@ async def resume(
             for envelope in past:
                 tally(envelope)
             earlier(past)
-            parts = _Parts(
+            parts = Parts(
                 config=config,
                 record=record,
                 engine=engine,
@@ -186,24 +174,7 @@ def _release(folder: Path) -> Iterator[None]:
         tidy.release(folder)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """What a run is made from."""
-
-    config: Config
-    record: Record
-    """As it was at the start."""
-    engine: Engine
-    ready: Ready
-    folder: Path
-    state_dir: Path
-    log: EventLog
-    past: Past = NOTHING
-    """What happened before, in another process."""
-    notices: tuple[Notice, ...] = ()
-
-
-async def _lived(parts: _Parts, tally: Tally, left_s: float) -> RunResult:
+async def _lived(parts: Parts, tally: Tally, left_s: float) -> RunResult:
     """From here to the terminal event."""
     began = time.monotonic()
     folder, log = parts.folder, parts.log
@@ -239,7 +210,7 @@ async def _lived(parts: _Parts, tally: Tally, left_s: float) -> RunResult:
     )
 
 
-async def _concluded(parts: _Parts, patience: Patience) -> Conclusion:
+async def _concluded(parts: Parts, patience: Patience) -> Conclusion:
     """The run itself; expected failures become conclusions."""
     config, log = parts.config, parts.log
     if parts.past.started is None:
@@ -248,7 +219,7 @@ async def _concluded(parts: _Parts, patience: Patience) -> Conclusion:
         log.emit(notice)
     try:
         async with AsyncExitStack() as models:
-            return await _work(parts, patience, dict(zip(begin.labels(config), config.agents, strict=True)), models)
+            return await worked(parts, patience, models)
     except MassgenError as error:
         if isinstance(error, ConfigError) and parts.past.started:
             raise  # a key that is missing today is no end of a run
@@ -265,136 +236,5 @@ async def _concluded(parts: _Parts, patience: Patience) -> Conclusion:
         raise
 
 
-async def _work(parts: _Parts, patience: Patience, agents: dict[str, AgentConfig], models: AsyncExitStack) -> Conclusion:
-    config, log, record, past = parts.config, parts.log, parts.record, parts.past
-    context, image, shown = parts.ready.context, parts.ready.image, parts.ready.shown
-    store = await anyio.to_thread.run_sync(Store, parts.state_dir / "store")
-    target = Target(roots=tuple(map(Path, record.roots)), protected=tuple(map(Path, record.protected)))
-    archive, notices = await anyio.to_thread.run_sync(begin.archive, record, past, parts.folder, store)
-    for notice in notices:
-        log.emit(notice)
-    body = await anyio.to_thread.run_sync(build_body_zip, cache_folder())
-    mounts = await models.enter_async_context(masked_mounts(shown.values(), parts.engine, image, log.emit))
-    rooms = Rooms(
-        run_id=record.run_id,
-        engine=parts.engine,
-        emit=log.emit,
-        image=image,
-        limits=config.sandbox.limits,
-        runtime=config.sandbox.runtime,
-        mounts=tuple(mounts[path.path] for path in config.context_paths),
-        peers=archive.peers,
-        tools={BODY: body},
-        programs={label: {PROGRAM: a.backend.program} for label, a in agents.items() if a.backend.program},
-        cwd=begin.working_folder(config),
-        read_only=config.coordination.mode == "read_only",
-    )
-    circuits = Circuits()
-    opened = metered(await open_models(config.agents, models), config, patience.spent.set, before=_spent(agents, past))
-    seats = {
-        label: Seat(
-            label=label,
-            own=tuple(mounts[path.path] for path in agent.context_paths),
-            needs_verdicts=agent.strategy == "repair",
-            open_session=partial(
-                _session,
-                config=config,
-                agent=agent,
-                label=label,
-                model=opened[agent.id],
-                log=log,
-                cwd=rooms.cwd,
-                deadline=patience.deadline,
-                circuit=circuits.of(agent),
-            ),
-        )
-        for label, agent in agents.items()
-    }
-    verifier = None
-    if config.verify:
-        verifier = Verifier(
-            command=config.verify,
-            cwd=rooms.cwd,
-            store=store,
-            protected=target.protected_names,
-            open_box=lambda agent: rooms.open("verify", agent),
-            timeout_s=max(VERIFY_TIMEOUT_S, config.sandbox.limits.command_timeout_s),
-        )
-        for answer in past.answers:
-            verifier.remember(archive.get(answer.answer).snapshot, archive.verdict(answer.answer))
-    coordination = Coordination(
-        task=record.prompt,
-        seats=tuple(seats.values()),
-        rooms=rooms,
-        archive=archive,
-        log=log,
-        rules=begin.rules(config),
-        novelty=config.coordination.answer_novelty,
-        verifier=verifier,
-        context=context,
-        look_timeout_s=config.timeouts.agent_s,
-        past=relive(start(list(agents), begin.rules(config)), past) if past.started else None,
-    )
-    decided = await coordination.run(patience)
-    return await conclude(
-        decided,
-        task=record.prompt,
-        seats=seats,
-        rooms=rooms,
-        archive=archive,
-        log=log,
-        context=context,
-        patience=patience,
-        verifier=verifier,
-        target=target,
-        write_mode=config.write,
-        allowed=config.allow,
-        past=past,
-        save=lambda change: records.save(parts.folder, change(records.load(parts.folder))),
-    )
-
-
-# -- pieces -----------------------------------------------------------------------------------------------------
-
-
-def _session(
-    box: Sandbox,
-    transcript: tuple[Message, ...],
-    *,
-    config: Config,
-    agent: AgentConfig,
-    label: str,
-    model: Model,
-    log: EventLog,
-    cwd: str,
-    deadline: float,
-    circuit: Circuit,
-) -> AbstractAsyncContextManager[Session]:
-    return open_session(
-        label=label,
-        model=model,
-        sandbox=box,
-        emit=lambda event: _ignore(log.emit(event)),
-        system_message=agent.system_message,
-        strategy=agent.strategy,
-        cwd=cwd,
-        verify=config.verify,
-        transcript=transcript,
-        temperature=agent.backend.temperature,
-        max_tokens=agent.backend.max_tokens,
-        command_timeout_s=config.sandbox.limits.command_timeout_s,
-        deadline=deadline,
-        circuit=circuit,
-    )
-
-
-def _spent(agents: Mapping[str, AgentConfig], past: Past) -> list[tuple[str, Usage, float | None]]:
-    return [(agents[call.agent].id, call.usage, call.cost_usd) for call in past.calls if call.agent in agents]
-
-
 def _warnings(texts: Sequence[str]) -> tuple[Notice, ...]:
     return tuple(Notice(text=text, level="warning") for text in texts)
-
-
-def _ignore(_envelope: Envelope) -> None:
-    """Sessions report; where it lands in the log is no business of theirs."""
