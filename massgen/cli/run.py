@@ -17,7 +17,40 @@ ALLOW = ("hooks", "ci", "shell", "editor", "agents", "deletes")
 DISPLAYS = ("rich_terminal", "terminal", "simple")
 
 
-@click.command("run")
+class _Spread(click.Command):
+    """A command whose `--models` takes all words up to the next option: click's options take a fixed number."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it, with each of those words behind a `--models` of its own."""
+        spread = _spread(args)
+        try:
+            return super().parse_args(ctx, list(spread))
+        except click.MissingParameter as error:
+            if "--models" not in spread:
+                raise
+            raise click.UsageError(
+                f"there is no question, and --models takes all words up to the next option, also {spread[-1][:60]!r}; "
+                'put the question first, or behind `--`: massgen --models A B -- "question"',
+                ctx,
+            ) from error
+
+
+def _spread(args: list[str]) -> list[str]:
+    """`--models A B` as `--models A --models B`; behind `--` nothing is an option."""
+    out: list[str] = []
+    option = ""
+    for at, word in enumerate(args):
+        if word == "--":
+            return [*out, *args[at:]]
+        if word.startswith("-"):
+            option = word
+        elif option == "--models" and out[-1] != "--models":
+            out.append("--models")
+        out.append(word)
+    return out
+
+
+@click.command("run", cls=_Spread)
 @click.argument("prompt")
 @click.option("--config", default="", metavar="FILE", help="Team, context paths and limits, as YAML or JSON.")
 @click.option("--model", default="", metavar="NAME", help="One agent with this model; its name picks the backend.")
@@ -28,6 +61,12 @@ DISPLAYS = ("rich_terminal", "terminal", "simple")
     default="",
     metavar="A,B",
     help="These of the config's team; without a team these models, or backend:model.",
+)
+@click.option(
+    "--models",
+    multiple=True,
+    metavar="A B…",
+    help="A team of these models, or backend:model. Takes all words up to the next option.",
 )
 @click.option("--system-message", default="", metavar="TEXT", help="What the agent is told about its role.")
 @click.option("--read", multiple=True, metavar="PATH", help="Show a file or folder to the agents. Repeatable.")
@@ -79,8 +118,9 @@ def command(prompt: str, **given: object) -> int:
     from massgen.cli.running import Options, run_command
     from massgen.config.load import Flags
 
-    if given["agents"] and given["model"]:
-        raise click.UsageError("--agents and --model both say who runs; give one of them")
+    who = [f"--{name}" for name in ("agents", "models", "model") if given[name]]
+    if len(who) > 1:
+        raise click.UsageError(f"{' and '.join(who)} both say who runs; give one of them")
     mode = cast("WriteMode | None", given["write_mode"])  # click.Choice allows only these
     if given["apply_"]:
         if mode not in (None, "apply"):
@@ -91,6 +131,7 @@ def command(prompt: str, **given: object) -> int:
     flags = Flags(
         **words,
         agents=_listed(str(given["agents"])),
+        models=tuple(model for word in _words(given["models"]) for model in _listed(word)),
         read=_words(given["read"]),
         write=_words(given["write"]),
         write_mode=mode,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,12 +64,16 @@ def team(
     env: Mapping[str, str],
     notices: list[str],
     only: Sequence[str] = (),
+    models: Sequence[str] = (),
 ) -> tuple[Member, ...]:
     """The agents in registration order. Appends to `notices`. Raises ConfigError.
 
-    `only`: ids of the team that are to take part; without a team in the file, models to make one of.
+    `only`: ids of the team that are to take part; without a team in the file, models to make one of. `models`: a team of these,
+    whatever team the file has.
     `folder` is where the config file lies: `script` is relative to it, being part of the config.
     """
+    if models:
+        return tuple(Member(agent=agent) for agent in _quick(models, single, env))
     if single:
         return (Member(agent=_from_flags(single, env)),)
     if only and raw.agent is None and not raw.agents:
@@ -108,16 +113,26 @@ def _chosen(members: Sequence[Member], only: Sequence[str], name: str) -> tuple[
     return tuple(by_id[wanted] for wanted in dict.fromkeys(only))
 
 
-def _quick(only: Sequence[str], single: Single, env: Mapping[str, str]) -> list[AgentConfig]:
+def _quick(wanted: Sequence[str], single: Single, env: Mapping[str, str]) -> list[AgentConfig]:
     """A team without a file: names of models, or `backend:model`; the same one twice is two agents."""
-    out: list[AgentConfig] = []
-    for wanted in only:
-        kind, _, model = wanted.partition(":")
-        named = replace(single, backend=kind, model=model) if kind in BACKENDS and model else replace(single, model=wanted)
-        agent = _from_flags(named, env)
-        same = sum(other.id == agent.id or other.id.startswith(f"{agent.id}-") for other in out)
-        out.append(replace(agent, id=f"{agent.id}-{same + 1}" if same else agent.id))
-    return out
+    out: dict[str, AgentConfig] = {}
+    for word in wanted:
+        agent = _from_flags(_named(word, single), env)
+        numbered = (f"{agent.id}-{number}" for number in itertools.count(2))
+        free = next(name for name in (agent.id, *itertools.islice(numbered, len(out) + 1)) if name not in out)
+        out[free] = replace(agent, id=free)
+    return list(out.values())
+
+
+def _named(word: str, single: Single) -> Single:
+    """What one word means. Raises ConfigError."""
+    kind, _, model = word.partition(":")
+    if model and kind in BACKENDS:
+        return replace(single, backend=kind, model=model)
+    # Models have colons too (`qwen3:8b`), so only what nearly is a backend is taken for one.
+    if model and not single and difflib.get_close_matches(kind, BACKENDS, n=1, cutoff=0.75) and not backend_for(word):
+        raise ConfigError(f"{word[:100]!r}: {unknown_backend(kind)}")
+    return replace(single, model=word)
 
 
 def _backend(

@@ -63,6 +63,8 @@ class Flags:
     system_message: str = ""
     agents: tuple[str, ...] = ()
     """Ids of the config's team; without a team, models."""
+    models: tuple[str, ...] = ()
+    """A team of these, each a model or `backend:model`, instead of the config's."""
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     verify: str = ""
@@ -136,7 +138,16 @@ def _config(found: _Found) -> Config:
     raw, flags = found.raw, found.flags
     single = Single(model=flags.model, backend=flags.backend, base_url=flags.base_url, system_message=flags.system_message)
     folder = found.path.parent if found.path else found.places.cwd
-    members = team(single, found.document, raw, folder=folder, env=found.env, notices=found.notices, only=flags.agents)
+    members = team(
+        single,
+        found.document,
+        raw,
+        folder=folder,
+        env=found.env,
+        notices=found.notices,
+        only=flags.agents,
+        models=flags.models,
+    )
     if found.origin == "project":
         named = [path for m in members for path in (m.agent.backend.script, m.agent.backend.weights) if path]
         _require_below(found, named)

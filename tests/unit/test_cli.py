@@ -120,6 +120,23 @@ def test_a_first_word_that_is_no_command_is_a_question(typed: list[str], meant: 
     assert with_command(typed) == meant
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["a question", "--dry-run", "--json", "--models", "ollama:a", "ollama:b"],
+        ["--dry-run", "--json", "--models", "ollama:a", "ollama:b", "--", "a question"],
+        ["run", "--models", "ollama:a", "ollama:b", "--dry-run", "--json", "a question"],
+        ["a question", "--models", "ollama:a,ollama:b", "--dry-run", "--json"],
+        ["a question", "--models", "ollama:a", "--dry-run", "--models=ollama:b", "--json"],
+    ],
+)
+def test_models_take_the_words_up_to_the_next_option(typed: list[str], capsys: pytest.CaptureFixture[str]):
+    """Or up to `--`; the question is what is left."""
+    assert run(*typed) == 0
+    agents = json.loads(capsys.readouterr().out)["agents"]
+    assert [(agent["id"], agent["backend"], agent["model"]) for agent in agents] == [("a", "ollama", "a"), ("b", "ollama", "b")]
+
+
 def test_a_mistyped_command_does_not_start_a_run(capsys: pytest.CaptureFixture[str]):
     """It costs money and minutes."""
     assert run("aply") == 2
@@ -146,6 +163,10 @@ def test_no_words_show_the_help_on_stderr(capsys: pytest.CaptureFixture[str]):
         (["--model", "claude-x", "q"], ["ANTHROPIC_API_KEY"]),
         (["--model", "mystery", "q"], ["--backend"]),
         (["--backend", "codex", "--model", "g", "q"], ["not in this version", "chatcompletion"]),
+        (["q", "--models", "local", "claud-sonnet-4.5"], ["did you mean `claude-sonnet-4-5` (claude)"]),
+        (["--models", "local", "q"], ["there is no question", "'q'", "--models A B --"]),
+        (["--models"], ["--models", "requires an argument"]),
+        (["--models", "local", "--agents", "a", "--", "q"], ["--agents and --models both"]),
         (["--model", "local", "--read", "nowhere", "q"], ["nowhere", "does not exist"]),
         (["--model", "local", "--read", "~", "q"], ["home folder"]),
         (["--model", "local", "--write", "/", "q"], ["whole machine"]),

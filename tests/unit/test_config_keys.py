@@ -120,6 +120,26 @@ def test_a_team_can_be_named_without_a_file(world: World) -> None:
     assert "GEMINI_API_KEY" in world.refuse(agents=("gemini-2.5-pro",))
 
 
+def test_models_named_on_the_command_line_are_the_team_whatever_the_config_says(world: World) -> None:
+    """The rest of the config stays; ids differ, also where one name begins with another; a mistyped backend is told."""
+    world.env |= {"OPENAI_API_KEY": "k"}
+    found = world.load({"type": "ollama", "model": "m"}, models=("gpt-5-mini", "gpt-5", "gpt-5", "vllm:gpt-5"), verify="v")
+    assert [(agent.id, agent.backend.type) for agent in found.agents] == [
+        ("gpt-5-mini", "openai"),
+        ("gpt-5", "openai"),
+        ("gpt-5-2", "openai"),
+        ("gpt-5-3", "vllm"),
+    ]
+    assert found.verify == "v"
+    elsewhere = world.load(models=("a", "b:7b"), base_url="http://127.0.0.1:1/v1")
+    assert [(agent.backend.model, agent.backend.base_url) for agent in elsewhere.agents] == [
+        ("a", "http://127.0.0.1:1/v1"),
+        ("b:7b", "http://127.0.0.1:1/v1"),
+    ]
+    assert "did you mean `claude-sonnet-4-5` (claude)" in world.refuse(models=("gpt-5", "claud-sonnet-4.5"))
+    assert "did you mean `openai`?" in world.refuse(models=("opnai:gpt-5",))
+
+
 def test_a_model_file_is_named_by_its_path(world: World) -> None:
     """Relative to the config, with the tool loop; the pinned model keeps its workflow; what is neither is told what to do."""
     (world.cwd / "big.gguf").write_bytes(b"GGUF")
