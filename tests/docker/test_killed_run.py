@@ -21,10 +21,12 @@ QUIET = "sleep"
 FLOOD = "exec cat /dev/zero; :"
 
 
-def containers(run: str = "massgen.owner") -> set[str]:
+def containers(pid: int) -> set[str]:
+    """Those that this process started."""
     client = docker.from_env()
     try:
-        return {c.id for c in client.containers.list(all=True, filters={"label": run}, ignore_removed=True)}
+        found = client.containers.list(all=True, filters={"label": "massgen.owner"}, ignore_removed=True)
+        return {c.id for c in found if c.labels["massgen.owner"].startswith(f"{pid}:")}
     finally:
         client.close()
 
@@ -48,7 +50,6 @@ def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Pat
     user.write("busy.yaml", [say(shell=f"echo draft > code.txt; {command} {mark}")])
     user.write("team.yaml", {"agents": [agent("one", "busy.yaml"), agent("two", "busy.yaml")]})
     before = snapshot_of(user.cwd / "project")
-    foreign = containers()
     running = user.start("run", "Change it", "--config", "team.yaml", "--write", "project", "--apply", "--json")
     try:
         assert running.stdout is not None
@@ -58,12 +59,12 @@ def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Pat
             if tools == 2:
                 break
         assert tools == 2
-        ours = containers() - foreign
+        ours = containers(running.pid)
         assert len(ours) >= 2
     finally:
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
-    assert until(lambda: not (containers() & ours), 3.0), containers() & ours
+    assert until(lambda: not (containers(running.pid) & ours), 3.0), containers(running.pid)
     assert snapshot_of(user.cwd / "project") == before
     assert processes(mark) == []
 
