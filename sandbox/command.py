@@ -14,7 +14,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,16 @@ from sandbox.measures import duration_s, size_bytes
 if TYPE_CHECKING:
     from sandbox.execute import Done, Job
     from sandbox.outcome import Outcome
+    from sandbox.spec import GitView
 
 Withhold = Callable[[Path], tuple[str, ...]]
+Git = Callable[[Path], "GitView"]
 CHUNK = 64 * 1024
 IMAGE = "massgen-agent:latest"
 
 
-def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None) -> int:
-    """Run it; returns the exit code. `withhold` says what of a shown folder is never shown."""
+def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None, git: Git | None = None) -> int:
+    """Run it; returns the exit code. `withhold` says what of a shown folder is never shown, `git` what of its repository is."""
     parser = _parser(prog)
     given = parser.parse_args(args)
     argv = given.argv[1:] if given.argv[:1] == ["--"] else given.argv
@@ -41,7 +43,7 @@ def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None) ->
     import anyio
 
     try:
-        return anyio.run(_go, given, argv, prog, withhold or (lambda _path: ()))
+        return anyio.run(_go, given, argv, prog, {"withhold": withhold, "git": git})
     except KeyboardInterrupt:
         return 130
 
@@ -50,7 +52,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Run one command in a container: no network, no root, limits on everything. The folder you stand in is "
-        "shown as a draft that is thrown away.",
+        "shown as a draft that is thrown away; an overlay draft has its git history, a copy (of root's folders, for one) has "
+        "no .git, and --stats says which it was.",
         epilog="Exit code: the command's; 124 out of time, 125 no sandbox, 126 not executable, 127 not found, 137 out of memory.",
         allow_abbrev=False,
     )
@@ -108,11 +111,11 @@ def _count(text: str) -> int:
     return int(text)
 
 
-async def _go(given: Any, argv: list[str], prog: str, withhold: Withhold) -> int:  # noqa: ANN401 - argparse's own namespace
+async def _go(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) -> int:  # noqa: ANN401 - argparse's own namespace
     from sandbox.errors import SandboxError
 
     try:
-        return await _until_signalled(_job(given, argv, prog), given, prog, withhold)
+        return await _until_signalled(_job(given, argv, prog, rules), given, prog)
     except (SandboxError, BrokenPipeError, BaseExceptionGroup) as error:
         first = _first(error)
         if isinstance(first, BrokenPipeError):
@@ -124,7 +127,7 @@ async def _go(given: Any, argv: list[str], prog: str, withhold: Withhold) -> int
         return 2 if isinstance(first, SpecError) else 125
 
 
-async def _until_signalled(job: Job, given: Any, prog: str, withhold: Withhold) -> int:  # noqa: ANN401 - same
+async def _until_signalled(job: Job, given: Any, prog: str) -> int:  # noqa: ANN401 - same
     import anyio
 
     from sandbox.engines.docker import DockerEngine
@@ -145,7 +148,7 @@ async def _until_signalled(job: Job, given: Any, prog: str, withhold: Withhold) 
                     tasks.cancel_scope.cancel()
 
         tasks.start_soon(listen)
-        code = await _run(job, given, engine, prog, withhold)
+        code = await _run(job, given, engine, prog)
         tasks.cancel_scope.cancel()
     return ended or code
 
@@ -161,7 +164,7 @@ def _tell(text: str) -> None:
     sys.stderr.flush()
 
 
-def _job(given: Any, argv: list[str], prog: str) -> Job:  # noqa: ANN401 - same
+def _job(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) -> Job:  # noqa: ANN401 - same
     from sandbox.execute import Job
     from sandbox.spec import WORKSPACE, Limits
 
@@ -171,7 +174,7 @@ def _job(given: Any, argv: list[str], prog: str) -> Job:  # noqa: ANN401 - same
     cwd = WORKSPACE
     if not given.no_cwd and not any(here.is_relative_to(path) for path in (*write, *read)):
         if why := _unfit(here):
-            _tell(f"{prog}: {here} is {why} and not shown; the command starts in {WORKSPACE}")
+            _tell(f"{prog}: {here} is {why} and not shown; the command starts in {given.workdir or WORKSPACE}")
         else:
             write.append(here)
     if any(here.is_relative_to(path) for path in (*write, *read)):
@@ -187,9 +190,11 @@ def _job(given: Any, argv: list[str], prog: str) -> Job:  # noqa: ANN401 - same
         cwd=given.workdir or cwd,
         env=_environment(given.env),
         patch=bool(given.keep_changes),
+        peaks=given.stats or given.json,
         idle_timeout_s=given.idle_timeout,
         max_output_bytes=given.output,
         runtime=given.runtime,
+        **{name: rule for name, rule in rules.items() if rule},
     )
 
 
@@ -222,7 +227,7 @@ def _environment(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-async def _run(job: Job, given: Any, engine: Any, prog: str, withhold: Withhold) -> int:  # noqa: ANN401 - same
+async def _run(job: Job, given: Any, engine: Any, prog: str) -> int:  # noqa: ANN401 - same
     import anyio
     import anyio.to_thread
 
@@ -231,7 +236,7 @@ async def _run(job: Job, given: Any, engine: Any, prog: str, withhold: Withhold)
     async def passed(stream: int, chunk: bytes) -> None:
         await anyio.to_thread.run_sync(_write, stream, chunk)
 
-    done = await execute(job, engine=engine, stdin=_stdin(given), on_output=None if given.json else passed, withhold=withhold)
+    done = await execute(job, engine=engine, stdin=_stdin(given), on_output=None if given.json else passed)
     if given.keep_changes:
         await anyio.Path(given.keep_changes).write_bytes(done.patch.encode("utf-8", "surrogateescape"))
     outcome = done.outcome
@@ -291,7 +296,7 @@ def _object(done: Done) -> dict[str, Any]:
     outcome = done.outcome
     plain = {key: value for key, value in asdict(outcome).items() if key not in ("stdout", "stderr")}
     texts = {"stdout": outcome.stdout.text, "stderr": outcome.stderr.text, "cut_bytes": outcome.cut_bytes}
-    return {"code": outcome.shell_code, **plain, **texts, "start_s": round(done.start_s, 4)}
+    return {"code": outcome.shell_code, **plain, **texts, "start_s": round(done.start_s, 4), "mounts": list(done.mounts)}
 
 
 def _stats(done: Done) -> str:
@@ -302,4 +307,17 @@ def _stats(done: Done) -> str:
         "processor": f"{outcome.cpu_user_s:.3f} s user, {outcome.cpu_sys_s:.3f} s system",
         "largest process": f"{outcome.max_rss_bytes / 1024**2:.1f} MiB",
     }
-    return "\n".join(f"  {name:<16} {value}" for name, value in rows.items())
+    if outcome.peak_of == "sandbox":
+        rows["peak memory"] = f"{outcome.peak_memory_bytes / 1024**2:.1f} MiB charged to the sandbox, files in memory included"
+    if outcome.peak_pids:
+        rows["peak processes"] = f"{outcome.peak_pids}, threads and our own included"
+    told = [f"  {name:<16} {value}" for name, value in rows.items()]
+    told += [f"  {'shown':<16} {_shown_as(mount)}" for mount in done.mounts]
+    return "\n".join(told)
+
+
+def _shown_as(mount: Mapping[str, str]) -> str:
+    kind = {"ro": "read-only", "draft": "a draft"}.get(mount["mode"], mount["mode"])
+    how = f", {mount['draft']}" if "draft" in mount else ""
+    git = {"clean": ", with its git history", "fresh": ", git history replaced by one commit"}.get(mount.get("git", ""), "")
+    return f"{mount['path']}: {kind}{how}{git}"

@@ -6,6 +6,7 @@ that the guest outlives whoever fills them. What copy drafts hold before the com
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +18,20 @@ from sandbox import scratch
 from sandbox.base import Base
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine
+from sandbox.errors import GuestError, SandboxLost
 from sandbox.outcome import Outcome
 from sandbox.patch import render
-from sandbox.spec import MIB, WORKSPACE, Limits, Mount, SandboxSpec
+from sandbox.spec import MIB, WORKSPACE, GitView, Limits, Mount, SandboxSpec
 from sandbox.store import Store
+from sandbox.views import agent_uid, foresee
 
 SHARE_OF_FILES = 4
 LEAST_FILES_BYTES = 8 * MIB
+_PEAKS = {
+    "memory": ("memory.peak", "memory/memory.max_usage_in_bytes"),
+    "pids": ("pids.peak", "pids/pids.peak"),
+}
+"""What the kernel keeps of a container, below /sys/fs/cgroup: version 2, then 1. Old kernels keep less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +47,18 @@ class Job:
     read: tuple[Path, ...] = ()
     write: tuple[Path, ...] = ()
     """Shown as drafts; the host's files cannot change."""
+    withhold: Callable[[Path], tuple[str, ...]] = lambda _path: ()
+    """Of each of these paths: what is never shown. Asked in a thread, as is `git`."""
+    git: Callable[[Path], GitView] = lambda _path: "clean"
+    """What of the repository at its top is, where an overlay can show one."""
     cwd: str = WORKSPACE
     env: Mapping[str, str] = field(default_factory=dict)
     idle_timeout_s: float | None = None
     max_output_bytes: int | None = None
     patch: bool = False
     """Whether the changes are wanted."""
+    peaks: bool = False
+    """Whether the kernel is asked for the peaks of the whole sandbox."""
     runtime: str = ""
 
 
@@ -57,6 +71,8 @@ class Done:
     patch: str = ""
     changed: int = 0
     """Files, when the patch was asked for."""
+    mounts: tuple[Mapping[str, str], ...] = ()
+    """What was shown, as `Sandbox.mounts` says it."""
 
 
 async def execute(
@@ -65,13 +81,10 @@ async def execute(
     engine: Engine,
     stdin: bytes | AsyncIterable[bytes] = b"",
     on_output: Callable[[int, bytes], Awaitable[None] | None] | None = None,
-    withhold: Callable[[Path], tuple[str, ...]] = lambda _path: (),
 ) -> Done:
-    """Run it to its end. Cancellation leaves nothing. Raises what `Sandbox.open` raises."""
-    hidden = {path: withhold(path) for path in (*job.read, *job.write)}
-    mounts = [Mount(source=path, mode="ro", withhold=hidden[path]) for path in job.read]
-    mounts += [Mount(source=path, mode="draft", withhold=hidden[path]) for path in job.write]
-    spec = SandboxSpec(image=job.image, mounts=tuple(mounts), limits=_limits(job), env=job.env, cwd=job.cwd, runtime=job.runtime)
+    """Run it to its end. Cancellation leaves nothing. Raises what `Sandbox.open` raises, and what the job's rules raise."""
+    mounts = await anyio.to_thread.run_sync(_mounts, job)
+    spec = SandboxSpec(image=job.image, mounts=mounts, limits=_limits(job), env=job.env, cwd=job.cwd, runtime=job.runtime)
     with scratch.folder("exec") as folder:
         store = Store(folder)
         base = await anyio.to_thread.run_sync(Base.take, job.write if job.patch else (), store)
@@ -83,7 +96,9 @@ async def execute(
                 idle_timeout_s=job.idle_timeout_s,
                 max_output_bytes=job.max_output_bytes,
             )
-            done = Done(outcome=outcome, start_s=box.start_s)
+            if job.peaks and (await engine.facts()).isolates:
+                outcome = await _with_peaks(box, outcome)
+            done = Done(outcome=outcome, start_s=box.start_s, mounts=box.mounts)
             if not job.patch or outcome.reason in ("lost", "engine"):
                 return done
             snapshot = base.changes(base.project(await box.snapshot(store)))
@@ -92,6 +107,27 @@ async def execute(
             lambda: render(snapshot, original=base.original, content=store.get, roots=roots, binary=True)
         )
     return replace(done, patch=made.text, changed=len(made.changes))
+
+
+def _mounts(job: Job) -> tuple[Mount, ...]:
+    """The repository is asked about only where it could be shown: that may take a walk of its history."""
+    mounts = [Mount(source=path, mode="ro", withhold=job.withhold(path), git="clean") for path in job.read]
+    mounts += [Mount(source=path, mode="draft", withhold=job.withhold(path), git="clean") for path in job.write]
+    shown = [foresee(mount, uid=agent_uid()).kind == "overlay" and (mount.source / ".git").exists() for mount in mounts]
+    return tuple(replace(m, git=job.git(m.source) if able else "hide") for m, able in zip(mounts, shown, strict=True))
+
+
+async def _with_peaks(box: Sandbox, outcome: Outcome) -> Outcome:
+    """What the kernel counted, where it does and the sandbox still answers; else what was known before."""
+    found = {"memory": 0, "pids": 0}
+    for name, places in _PEAKS.items():
+        for place in places:
+            with contextlib.suppress(GuestError, SandboxLost, ValueError):
+                found[name] = int(await box.read(f"/sys/fs/cgroup/{place}", max_bytes=4096))
+                break
+    if not found["memory"]:
+        return outcome
+    return replace(outcome, peak_memory_bytes=found["memory"], peak_pids=found["pids"] or outcome.peak_pids, peak_of="sandbox")
 
 
 def _limits(job: Job) -> Limits:

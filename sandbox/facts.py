@@ -63,8 +63,7 @@ def look(
     paths: dict[Path, PathFacts] = {}
     for mount in spec.mounts:
         if mount.mode == "ro":
-            repository = () if mount.git == "hide" else (".git",)  # a bind cannot show a part of it
-            paths[mount.source] = _look_at(mount.source, withhold=(*mount.withhold, *repository))
+            paths[mount.source] = _look_at(mount.source, withhold=(*mount.withhold, ".git"))  # a bind cannot show a part of it
         else:
             about = _look_at(mount.source)
             if spec.limits.memory_covers_files and mount.inside not in (views or {}) and about.kind in ("dir", "file"):

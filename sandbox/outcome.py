@@ -61,9 +61,10 @@ class Outcome:
     peak_memory_bytes: int = 0
     """The most that was seen in use, as `peak_of` says; 0 when nothing was measured."""
     peak_pids: int = 0
-    """The most processes and threads that were seen in the sandbox, the guest's own among them; 0 for a short command."""
-    peak_of: Literal["process", "samples"] = "process"
-    """Of what the peaks are. process: its largest process. samples: the whole sandbox, looked at once a second."""
+    """The most processes and threads that were seen in the sandbox, the guest's own among them; 0 when nobody counted."""
+    peak_of: Literal["process", "samples", "sandbox"] = "process"
+    """Of what the peaks are. process: its largest process. samples: the whole sandbox, looked at once a second. sandbox: the
+    kernel's own count since it opened (`execute`, where one command is all there was), files in memory included."""
 
     @property
     def ok(self) -> bool:

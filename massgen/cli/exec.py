@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from massgen.context.rules import Rules
+    from sandbox.spec import GitView
 
 
 @click.command(
@@ -18,13 +24,23 @@ def command(args: tuple[str, ...]) -> int:
     from sandbox.command import main
 
     try:
-        return main(args, prog="massgen exec", withhold=_withhold)
+        return main(args, prog="massgen exec", withhold=_withhold, git=_git)
     except SystemExit as ended:  # argparse has said what there is to say
         return int(ended.code or 0)
 
 
 def _withhold(path: Path) -> tuple[str, ...]:
+    return _rules(path).withhold(path)
+
+
+def _git(path: Path) -> GitView:
+    return _rules(path).repository(path).view
+
+
+@cache
+def _rules(path: Path) -> Rules:
+    """One walk of a path answers both."""
     from massgen.config.model import ContextPath
     from massgen.context.rules import rules_for
 
-    return rules_for([ContextPath(path=path)]).withhold(path)
+    return rules_for([ContextPath(path=path)])

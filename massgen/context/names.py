@@ -33,13 +33,12 @@ _FILES = frozenset(
         "id_rsa",
     }
 )
-_PATTERNS = ("*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk")
+_ENDINGS = (".p12", ".pfx", ".jks", ".keystore", ".kdbx", ".ppk")
 _FOLDERS = frozenset({".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".ssh"})
 _PAIRS = frozenset({(".docker", "config.json"), (".config", "gcloud")})
 
-ASK_CONTENT: dict[str, tuple[bytes, ...]] = {
-    "*.pem": (b"PRIVATE KEY",),
-    "*.key": (b"PRIVATE KEY",),
+_ASK_ENDINGS = {".pem": (b"PRIVATE KEY",), ".key": (b"PRIVATE KEY",)}
+_ASK_NAMES = {
     ".npmrc": (b"_authtoken", b"_auth", b"_password"),
     ".pypirc": (b"password",),
     ".yarnrc.yml": (b"npmauthtoken", b"npmauthident"),
@@ -60,7 +59,7 @@ def secret_like(path: str) -> bool:
     name = parts[-1]
     if name.startswith(".env"):
         return name.rsplit(".", 1)[-1] not in _ENV_EXAMPLES
-    if name in _FILES or name in _FOLDERS or any(fnmatchcase(name, p) for p in _PATTERNS):
+    if name in _FILES or name in _FOLDERS or name.endswith(_ENDINGS):
         return True
     return len(parts) > 1 and (parts[-2], name) in _PAIRS
 
@@ -76,7 +75,8 @@ def inside_secret(path: str) -> bool:
 def words_to_look_for(name: str) -> tuple[bytes, ...]:
     """What makes a file of this name a secret when it is in it; empty: its content does not matter."""
     lowered = name.lower()
-    return next((words for pattern, words in ASK_CONTENT.items() if fnmatchcase(lowered, pattern)), ())
+    ending = lowered[lowered.rfind(".") :] if "." in lowered else ""
+    return _ASK_NAMES.get(lowered, ()) or _ASK_ENDINGS.get(ending, ())
 
 
 def is_cache(path: str) -> bool:

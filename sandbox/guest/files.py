@@ -77,13 +77,15 @@ def read(task: Task, request: dict[str, Any]) -> dict[str, Any]:
             raise OSError(22, "not a regular file", request["path"])
         if about.st_size > int(request["max_bytes"]):
             raise OSError(27, f"{about.st_size} bytes, more than asked for", request["path"])
-        left = about.st_size
+        left = about.st_size or int(request["max_bytes"])  # the kernel's own files (/proc, /sys) do not say how long they are
         while left > 0:
             chunk = os.read(fd, min(CHUNK, left))
             if not chunk:
                 break
             left -= len(chunk)
             task.send(chunk)
+        if not left and not about.st_size and os.read(fd, 1):
+            raise OSError(27, "longer than asked for", request["path"])
     finally:
         os.close(fd)
     return {}

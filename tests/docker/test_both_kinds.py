@@ -32,6 +32,12 @@ mv moved.txt renamed.txt; ln -s ../code.py new/link; rm swap; mkdir swap; echo i
 printf 'tail' >> 'na me.txt'; echo SECRET=stolen > .env; mkdir -p build; echo o > build/new.o; echo hi > /workspace/note
 python3 -m pytest -q
 """
+CHANGES = r"""
+set -e
+echo changed > code.py; rm tool; mkdir made; echo x > made/file; chmod 755 made/file; printf '\0' >> blob
+ln -s code.py to; echo > build/x
+echo SECRET=stolen > .env
+"""
 TEST = "from code_under_test import double\n\n\ndef test_double():\n    assert double(4) == 8\n"
 FILES = {
     "code.py": "def double(x):\n    return x\n",
@@ -165,8 +171,29 @@ def test_a_result_depends_on_how_drafts_are_made(people: dict[str, Person]) -> N
     assert user["after apply 4"][".env"][2] == SECRET
 
 
+def test_one_command_depends_on_how_its_draft_is_made(people: dict[str, Person]) -> None:
+    """`massgen exec` changes the same, shows the same and leaves the same behind; a user's overlay has the history, too."""
+    patches: dict[str, bytes] = {}
+    for name, person in people.items():
+        before, project, kept = picture(person.project), str(person.project), person.home / "kept.patch"
+        asked = ("--json", "--keep-changes", str(kept), "--write", project, "--workdir", project)
+        done = person.massgen("exec", *asked, "--", "sh", "-c", f"git log --oneline; {CHANGES}")
+        assert done.returncode == 0, done.stderr + done.stdout
+        told = json.loads(done.stdout)
+        assert told["mounts"] == [
+            {"path": project, "mode": "draft", "draft": "overlay", "git": "clean"}
+            if name == "user"
+            else {"path": project, "mode": "draft", "draft": "copy"}
+        ]
+        assert (" first\n" in told["stdout"]) == (name == "user")
+        assert picture(person.project) == before
+        patches[name] = kept.read_bytes()
+    assert patches["user"] == patches["root"]
+    assert b"+changed" in patches["user"]
+
+
 def test_layers_of_a_users_run_stay_behind(people: dict[str, Person]) -> None:
-    """Neither masks nor uppers of the run above are left; no container either, or they could not be."""
+    """Neither masks nor uppers of the runs above are left; no container either, or they could not be."""
     uid = people["user"].home.stat().st_uid
     assert not [p for p in HOME.glob(f"{PREFIX}*") if p.stat().st_uid == uid]
 

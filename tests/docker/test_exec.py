@@ -128,8 +128,13 @@ def test_figures_and_the_object_say_what_happened(user: User) -> None:
     done = run(user, "--stats", "--", "sh", "-c", "exit 3")
     assert b"ended" in done.stderr
     assert b"exited 3" in done.stderr
-    found = json.loads(run(user, "--json", "--", "sh", "-c", "echo hi; exit 3").stdout)
+    program = "x = bytearray(50 * 1024**2); print('hi'); raise SystemExit(3)"
+    found = json.loads(run(user, "--json", "--", "python3", "-c", program).stdout)
     assert (found["reason"], found["code"], found["stdout"]) == ("exited", 3, "hi\n")
+    assert found["peak_of"] == "sandbox"
+    assert 50 * 1024**2 < found["peak_memory_bytes"] < 4 * 1024**3
+    assert found["peak_pids"] > 1
+    assert [(m["path"], m["mode"]) for m in found["mounts"]] == [(str(user.cwd), "draft")]
 
 
 @pytest.mark.parametrize(

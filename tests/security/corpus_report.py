@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -35,16 +37,22 @@ def engine() -> str:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say it whenever a probe was selected."""
 
-    def numbers(*outcomes: str) -> set[str]:
+    def numbers(*outcomes: str) -> Counter[str]:
         reports = [report for outcome in outcomes for report in terminalreporter.stats.get(outcome, [])]
-        return {value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "probe"}
+        return Counter(value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "probe")
 
-    attempted = numbers("passed", "failed")
+    held, broken = numbers("passed"), numbers("failed")
+    attempted = set(held | broken)
     if not attempted:
         return
     terminalreporter.section("abuse corpus")
     terminalreporter.line(f"{len(attempted)} of {len(PROBES)} probes attempted on {engine()}")
-    skipped = numbers("skipped") - attempted
+    counts = " ".join(f"{number}×{held[number]}" for number in sorted(held, key=int))
+    for line in textwrap.wrap(f"held against, tests by number: {counts}", 120, subsequent_indent="  "):
+        terminalreporter.line(line)
+    for number in sorted(broken, key=int):
+        terminalreporter.line(f"{broken[number]} of {number} FAILED: {PROBES[number]}", red=True)
+    skipped = set(numbers("skipped")) - attempted
     elsewhere = sorted(set(PROBES) - attempted - skipped - set(NOT_RUN))
     for number, why in NOT_RUN.items():
         terminalreporter.line(f"not run: {number} ({PROBES[number]}): {why}")

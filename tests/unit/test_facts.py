@@ -73,9 +73,13 @@ def test_withheld_path_that_leaves_its_root_is_refused(root: Path) -> None:
 
 
 def test_withheld_path_is_known_by_its_kind(root: Path) -> None:
-    """Files and folders that exist; others need no mask."""
+    """Files and folders that exist, and the repository, which a bind could only show whole; others need no mask."""
     mount = Mount(source=root, mode="ro", withhold=(".env", "sub/", "nowhere"))
-    assert facts.look(SandboxSpec(image="i", mounts=(mount,))).paths[root].masks == ((".env", "file"), ("sub", "dir"))
+    assert facts.look(SandboxSpec(image="i", mounts=(mount,))).paths[root].masks == (
+        (".env", "file"),
+        ("sub", "dir"),
+        (".git", "dir"),
+    )
 
 
 def test_guest_starts_from_its_zip_alone(cache: Path) -> None:
