@@ -19,7 +19,7 @@ from massgen.events.replay import read
 from sandbox import DockerEngine
 from sandbox.testing import FakeEngine
 from tests.docker.engine_view import labelled
-from tests.support.boxes import picture
+from tests.support.boxes import picture, until
 from tests.support.killed_host import Death, Hosts, hosts
 from tests.support.scene import SOMEBODY, Scene
 from tests.support.user import say
@@ -186,7 +186,7 @@ async def test_a_host_killed_while_the_final_agent_works_in_the_project_leaves_h
         record = records.load(scene.state / "runs" / run)
         assert picture(scene.project) == (after if record.written else before), (moment, said)
         assert list((scene.state / LEASES).glob("*")) == []
-        assert labelled(f"massgen.run={run}") == []
+        await until(lambda run=run: not labelled(f"massgen.run={run}"))
         if moment.get("at_event") == turn:
             await later.undo(scene.state, run, engine=engine, redo=True)
             assert (scene.project / "more.txt").read_text() == "more\n"

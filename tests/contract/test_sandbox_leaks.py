@@ -145,7 +145,7 @@ async def test_reap_does_not_touch_the_living(boxes: Boxes) -> None:
     try:
         orphan = client.api.create_container(boxes.image, command=["true"], labels={LABEL: dead})["Id"]
         async with boxes.open() as box:
-            assert orphan in await boxes.engine.reap()
+            await boxes.engine.reap()  # or another test beside us did it
             assert (await box.run(["echo", "alive"])).ok
         assert not client.api.containers(all=True, filters={"id": orphan})
     finally:

@@ -183,8 +183,8 @@ async def test_folders_deeper_than_paths_reach_do_not_fail_a_snapshot(boxes: Box
         assert (await box.run(["python3", "-c", program])).ok
         snapshot = await box.snapshot(store)
         assert "new" in rows(snapshot, root)
-        (deep,) = snapshot.left_out
-        assert deep.startswith(f"{root}/{'d' * 250}/")
+        deep = f"{root}/{'d' * 250}/"
+        assert [place.startswith(deep) for place in snapshot.left_out] == [True], snapshot.left_out
         assert Snapshot.from_json(snapshot.to_json()).left_out == snapshot.left_out
         await sh(box, "rm -rf d*", cwd=root)
 
