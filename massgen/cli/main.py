@@ -96,6 +96,10 @@ def _code(given: list[str]) -> int:
         if not given:
             click.echo(cli.get_help(click.Context(cli, info_name="massgen")), err=True)
             return 2
+        if not given[0].startswith("-h") and given[0] not in ("--help", "--version"):
+            from massgen.cli.nocore import no_core  # 2 ms that a help text need not wait for
+
+            no_core()
         result = cli.main(args=with_command(given), prog_name="massgen", standalone_mode=False)
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.docker
 
 HUNT = """
 python3 - <<'END'
-import os, re, subprocess
-subprocess.run(["python3", "-c", "import ctypes; ctypes.string_at(0)"])
+import os, re
+crash = 'ulimit -c unlimited; exec python3 -c "import ctypes; ctypes.string_at(0)"'
+dumped = os.WCOREDUMP(os.waitpid(os.posix_spawnp("sh", ["sh", "-c", crash], dict(os.environ)), 0)[1])
 wanted = re.compile(rb"CANAR[Y]-[0-9a-z]")
 hits = []
 def look(path):
@@ -37,7 +38,7 @@ for top in ("/workspace", "/tmp", "/peers", "/run", "/dev/shm", "/home", "/etc",
             look(os.path.join(folder, name))
             if name.startswith("core"):
                 hits.append(os.path.join(folder, name))
-print("HITS", hits, "VARIABLES", sorted(name for name in os.environ if "KEY" in name))
+print("DUMPED", dumped, "HITS", hits, "VARIABLES", sorted(name for name in os.environ if "KEY" in name))
 END
 """
 
@@ -87,7 +88,7 @@ def command_lines() -> list[str]:
 def test_the_bill_is_right_to_the_token_and_no_key_is_anywhere(user: User, listener: Listener):
     """Four protocols, one vote. What the servers counted is what the table says.
 
-    Their keys are in no container, no prompt, no event, no file of ours, no command line and no core file.
+    Their keys are in no container, no prompt, no event, no file of ours, no command line; what crashes inside leaves no core.
     """
     with providers() as found:
         configured(user, found)
@@ -131,7 +132,7 @@ def test_the_bill_is_right_to_the_token_and_no_key_is_anywhere(user: User, liste
     assert not [request for request in requests if "sk-CANARY" in request]
     told = [e for e in map(json.loads, (log / "events.jsonl").read_text().splitlines()) if e["type"] == "ToolFinished"]
     (hunted,) = [e["text"] for e in told if "HITS" in e["text"]]
-    assert "HITS [] VARIABLES []" in hunted
+    assert "DUMPED False HITS [] VARIABLES []" in hunted
     assert on_command_lines == []
     assert "CANARY" not in done.stderr + done.stdout + shown
     assert "sk-CANARY" not in json.dumps(listener.created)
