@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SpecError
 from sandbox.measures import duration_s, size_bytes
+from sandbox.spec import DEFAULT_IMAGE
 
 if TYPE_CHECKING:
     from sandbox.execute import Done, Job
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 Withhold = Callable[[Path], tuple[str, ...]]
 Git = Callable[[Path], "GitView"]
 CHUNK = 64 * 1024
-IMAGE = "massgen-agent:latest"
 
 
 def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None, git: Git | None = None) -> int:
@@ -69,9 +69,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--no-cwd", action="store_true", help="do not show the folder you stand in")
     parser.add_argument("--workdir", metavar="PATH", help="where it starts inside (the folder you stand in)")
     parser.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="a variable; without a value: yours")
-    parser.add_argument(
-        "--image", default=os.environ.get("MASSGEN_IMAGE") or IMAGE, help=f"any with python3 3.9 or newer ({IMAGE})"
-    )
+    image = os.environ.get("MASSGEN_IMAGE") or DEFAULT_IMAGE
+    parser.add_argument("--image", default=image, help=f"any with python3 3.9 or newer ({DEFAULT_IMAGE})")
     parser.add_argument("--runtime", default="", metavar="NAME", help="the engine's runtime, such as runsc")
     parser.add_argument("--keep-changes", metavar="FILE", help="write what it changed as a patch for `git apply`")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass a terminal's input on, too")
@@ -116,12 +115,12 @@ async def _go(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) 
 
     try:
         return await _until_signalled(_job(given, argv, prog, rules), given, prog)
-    except (SandboxError, BrokenPipeError, BaseExceptionGroup) as error:
+    except (SandboxError, OSError, BaseExceptionGroup) as error:
         first = _first(error)
         if isinstance(first, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; Python would complain at exit
             return 141
-        if not isinstance(first, SandboxError):
+        if not isinstance(first, SandboxError | OSError):
             raise first from None
         _tell(f"{prog}: {first}")
         return 2 if isinstance(first, SpecError) else 125
@@ -168,6 +167,8 @@ def _job(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) -> Jo
     from sandbox.execute import Job
     from sandbox.spec import WORKSPACE, Limits
 
+    if given.keep_changes and not _writable(Path(given.keep_changes)):
+        raise SpecError(f"--keep-changes {given.keep_changes} cannot be written; name a file in a folder that is there")
     here = Path.cwd().resolve()
     write = [_shown(path) for path in given.write]
     read = [_shown(path) for path in given.read]
@@ -207,6 +208,12 @@ def _shown(typed: str) -> Path:
     return path
 
 
+def _writable(file: Path) -> bool:
+    if file.exists():
+        return not file.is_dir() and os.access(file, os.W_OK)
+    return file.parent.is_dir() and os.access(file.parent, os.W_OK)
+
+
 def _unfit(folder: Path) -> str:
     from sandbox.facts import cache_folder, state_folder
 
@@ -238,13 +245,13 @@ async def _run(job: Job, given: Any, engine: Any, prog: str) -> int:  # noqa: AN
 
     done = await execute(job, engine=engine, stdin=_stdin(given), on_output=None if given.json else passed)
     if given.keep_changes:
-        await anyio.Path(given.keep_changes).write_bytes(done.patch.encode("utf-8", "surrogateescape"))
+        await anyio.to_thread.run_sync(Path(given.keep_changes).write_bytes, done.patch.encode("utf-8", "surrogateescape"))
     outcome = done.outcome
     if given.json:
-        sys.stdout.write(json.dumps(_object(done)) + "\n")
+        sys.stdout.write(json.dumps(_object(done) | {"why": _why(outcome, given)}) + "\n")
         sys.stdout.flush()
-    if outcome.reason not in ("exited", "signalled"):
-        _tell(f"{prog}: {outcome.reason}: {_why(outcome, given)}")
+    if why := _why(outcome, given):
+        _tell(f"{prog}: {outcome.reason}: {why}")
     if given.stats:
         _tell(_stats(done))
     return outcome.shell_code
@@ -260,6 +267,12 @@ def _why(outcome: Outcome, given: Any) -> str:  # noqa: ANN401 - same
             return f"it needed more than its memory of {given.memory // 1024**2} MiB and was killed; raise --memory"
         case "timeout":
             return f"it was stopped after {given.timeout:g} s; raise --timeout"
+        case "pids":
+            return f"it failed after a process or thread beyond {given.pids_limit} was refused; raise --pids-limit"
+        case "disk":
+            return f"{outcome.why.partition(';')[0]}; raise --disk, or --memory for /tmp and the home inside"
+        case "exited" | "signalled":
+            return "a shell says 153 when a file grew beyond what it may; raise --disk" if outcome.exit_code == 153 else ""
         case _:
             return outcome.why or "no more is known"
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from sandbox.errors import SpecError
-from sandbox.spec import HOME, PEERS, WORKSPACE, Limits, Mount
+from sandbox.spec import HOME, MIB, PEERS, WORKSPACE, Limits, Mount
 
 _RESERVED = (
     "/usr",
@@ -28,8 +28,12 @@ _RESERVED = (
 _RESERVED_EXACT = ("/", "/var", "/opt", "/home", "/tmp", "/root", WORKSPACE, PEERS, HOME)
 
 
+_LEAST: Mapping[str, float] = {"memory_bytes": 32 * MIB, "cpus": 0.01, "pids": 8, "open_files": 32}
+"""Below these the engine or the guest does not come up, and says so in words of its own."""
+
+
 def check_limits(limits: Limits) -> None:
-    """Every limit is finite and above zero."""
+    """Every limit is finite, and enough for the guest and one command."""
     for name in (
         "memory_bytes",
         "cpus",
@@ -44,8 +48,10 @@ def check_limits(limits: Limits) -> None:
     ):
         if not 0 < getattr(limits, name) < math.inf:
             raise SpecError(f"limit {name} is {getattr(limits, name)}; it must be above zero (there is no unlimited)")
-    if limits.memory_bytes < 32 * 1024**2:
-        raise SpecError(f"limit memory_bytes is {limits.memory_bytes}; a sandbox needs at least 32 MiB")
+    for name, least in _LEAST.items():
+        if getattr(limits, name) < least:
+            told = f"{least // MIB} MiB" if name.endswith("_bytes") else f"{least:g}"
+            raise SpecError(f"limit {name} is {getattr(limits, name)}; a sandbox needs at least {told}")
 
 
 def check_machine(limits: Limits, *, cpus: int, memory_bytes: int) -> None:

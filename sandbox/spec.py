@@ -24,6 +24,8 @@ WORKSPACE = "/workspace"
 PEERS = "/peers"
 HOME = "/home/agent"
 
+DEFAULT_IMAGE = "massgen-agent:latest"
+
 AGENT_UID = 65532
 """Who agents are when the caller is root: the `nonroot` uid that distroless images use."""
 

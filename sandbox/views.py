@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,6 +179,16 @@ def _bury_files() -> None:
 # -- the self-test ---------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def taken_for_granted() -> Iterator[None]:
+    """In this block overlays count as proven: for who tries them, itself or at the same time."""
+    token = _proving.set(True)
+    try:
+        yield
+    finally:
+        _proving.reset(token)
+
+
 async def unproven(engine: Engine, image: str) -> str:
     """Why overlays are not used with this engine; empty when they keep what is promised."""
     if _proving.get():
@@ -212,9 +222,8 @@ async def _prove(engine: Engine, image: str) -> str:
     from sandbox.store import Store
 
     uid = os.getuid() or AGENT_UID
-    token = _proving.set(True)
     try:
-        with scratch.folder("bait", home=overlay.HOME) as place:
+        with taken_for_granted(), scratch.folder("bait", home=overlay.HOME) as place:
             root = place / "project"
             before = _bait(root, uid)
             mount = Mount(source=root, mode="draft", withhold=("secret", "deep/secret"), draft="overlay")
@@ -231,8 +240,6 @@ async def _prove(engine: Engine, image: str) -> str:
                 return "its self-test changed the project"
     except OSError as error:
         return f"its self-test could not be set up: {error}"
-    finally:
-        _proving.reset(token)
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
@@ -43,13 +44,9 @@ def command(*, image: str, runtime: str, as_json: bool, debug: bool) -> int:  # 
     """
     import anyio
 
-    from massgen.config.model import DEFAULT_IMAGE
-    from massgen.config.paths import Places
+    from sandbox.spec import DEFAULT_IMAGE
 
-    places = Places.find(os.environ)
-    chosen = image or os.environ.get("MASSGEN_IMAGE") or DEFAULT_IMAGE
-    engine, guarantees = anyio.run(_engine, chosen, runtime)
-    findings = [*engine, *_models(places), _state(places)]
+    findings, guarantees = anyio.run(_all, image or os.environ.get("MASSGEN_IMAGE") or DEFAULT_IMAGE, runtime)
     failed = any(f.state == "failed" for f in findings) or any(g.state == "failed" for g in guarantees)
     if as_json:
         report = {"ok": not failed, "findings": [asdict(f) for f in findings], "guarantees": [asdict(g) for g in guarantees]}
@@ -59,12 +56,36 @@ def command(*, image: str, runtime: str, as_json: bool, debug: bool) -> int:  # 
     return 1 if failed else 0
 
 
+async def _all(image: str, runtime: str) -> tuple[list[Finding], tuple[Guarantee, ...]]:
+    """Keys and weights are looked for in a thread, while a container starts."""
+    import anyio
+    import anyio.to_thread
+
+    engine: list[Finding] = []
+    aside: list[Finding] = []
+    guarantees: tuple[Guarantee, ...] = ()
+
+    async def look_aside() -> None:
+        aside.extend(await anyio.to_thread.run_sync(_aside))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(look_aside)
+        engine, guarantees = await _engine(image, runtime)
+    return [*engine, *aside], guarantees
+
+
+def _aside() -> list[Finding]:
+    from massgen.config.paths import Places
+
+    places = Places.find(os.environ)
+    return [*_models(places), _state(places)]
+
+
 async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guarantee, ...]]:
     """The engine, the image, and what a container of it proves."""
     from massgen.cli.engine import connect
     from massgen.errors import SandboxFailed
     from sandbox import SandboxError
-    from sandbox.probe import probe
 
     install = "install Docker (on Debian and Ubuntu: apt install docker.io), start it, and join the group docker"
     try:
@@ -77,19 +98,44 @@ async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guaran
     try:
         await engine.image(image)
         found.append(Finding(name="image", state="ok", detail=image))
-        found.append(await _drafts(engine, image))
-        return found, await probe(engine, image, runtime=runtime)
+        why, guarantees = await _proofs(engine, image, runtime)
+        return [*found, _drafts(why)], guarantees
     except SandboxError as error:
         name = "image" if len(found) == 1 else "sandbox"
         remedy = "`massgen images build` builds it; --image or MASSGEN_IMAGE names another" if name == "image" else ""
         return [*found, Finding(name=name, state="failed", detail=str(error), remedy=remedy)], ()
 
 
-async def _drafts(engine: DockerEngine, image: str) -> Finding:
-    """How write paths will be shown, by this engine's self-test of overlays."""
-    from sandbox.views import agent_uid, unproven
+async def _proofs(engine: DockerEngine, image: str, runtime: str) -> tuple[str, tuple[Guarantee, ...]]:
+    """Why overlays are not used here (empty: they are), and the guarantees.
 
-    if why := await unproven(engine, image):
+    Both take a container, so they are tried at once, the guarantees with an overlay; where there are none, once more without.
+    """
+    import anyio
+
+    from sandbox import SandboxError
+    from sandbox.probe import probe
+    from sandbox.views import taken_for_granted, unproven
+
+    found: tuple[Guarantee, ...] = ()
+
+    async def with_an_overlay() -> None:
+        nonlocal found
+        with contextlib.suppress(SandboxError), taken_for_granted():
+            found = await probe(engine, image, runtime=runtime)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(with_an_overlay)
+        if why := await unproven(engine, image):
+            tasks.cancel_scope.cancel()
+    return why, found if found and not why else await probe(engine, image, runtime=runtime)
+
+
+def _drafts(why: str) -> Finding:
+    """How write paths will be shown, by this engine's self-test of overlays."""
+    from sandbox.views import agent_uid
+
+    if why:
         return Finding(name="drafts", state="ok", detail=f"copies in memory, up to sandbox.disk each ({why})")
     if os.getuid() == 0:
         detail = f"overlays of projects of uid {agent_uid()}, copies in memory of root's and all others"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from massgen.config.backends import BackendType
-from sandbox.spec import DraftKind, Limits
+from sandbox.spec import DEFAULT_IMAGE, DraftKind, Limits
 
 WriteMode = Literal["apply", "review", "direct", "never"]
 WRITE_MODES: tuple[WriteMode, ...] = get_args(WriteMode)
@@ -24,7 +24,6 @@ CoordinationMode = Literal["draft", "read_only"]
 Permission = Literal["read", "write"]
 DisplayType = Literal["rich_terminal", "terminal", "simple"]
 
-DEFAULT_IMAGE = "massgen-agent:latest"
 LOCAL_MODEL = "Qwen2.5-Coder-1.5B-Instruct"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import AGENT_UID
 from tests.docker.engine_view import labelled
 from tests.support.user import ROOT, User
 
@@ -60,6 +62,28 @@ def test_silence_and_floods_are_told_from_time(user: User) -> None:
     assert b"--output" in flood.stderr
     assert flood.returncode == 137
     assert len(flood.stdout) >= 1024**2
+
+
+FORKS = "for i in $(seq 40); do sleep 9 & done; wait"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("args", "script", "option"),
+    [
+        (["--pids-limit", "16"], FORKS, b"--pids-limit"),
+        (["--memory", "64m"], "head -c 50m /dev/zero > /workspace/x", b"--disk"),
+        (["--disk", "1m"], "head -c 2m /dev/zero > x; exit $?", b"--disk"),
+    ],
+)
+def test_a_limit_is_named_by_a_word_of_ours(user: User, args: list[str], script: str, option: bytes) -> None:
+    """Who reached it reads which option raises it, not what the library calls it; programs read the same."""
+    if os.getuid() == 0:
+        os.chown(user.cwd, AGENT_UID, AGENT_UID)  # an overlay
+    done = run(user, *args, "--json", "--", "sh", "-c", script)
+    assert done.returncode not in (0, 125), done.stderr
+    assert option in done.stderr
+    assert option in json.loads(done.stdout)["why"].encode()
 
 
 def test_bytes_pass_through_unchanged(user: User) -> None:
@@ -147,6 +171,8 @@ def test_figures_and_the_object_say_what_happened(user: User) -> None:
         (["--memory", "9000g"], 2, b"memory"),
         (["--timeout", "0"], 2, b"time"),
         (["--pids-limit", "0"], 2, b"above zero"),
+        (["--pids-limit", "3"], 2, b"at least 8"),
+        (["--keep-changes", "/nowhere/a.patch"], 2, b"folder that is there"),
         (["--image", "no-such-image-here"], 125, b"image"),
         (["--read", "/nowhere"], 2, b"exist"),
         (["--read", "/"], 2, b"home"),
