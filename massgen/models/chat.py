@@ -23,6 +23,8 @@ class _Dialect:
     streams: bool = True
     counts_streamed: bool = True
     max_tokens: str = "max_tokens"
+    thoughts: bool = True
+    """Whether it takes back what its model thought."""
 
     def taught(self, status: int, said: str) -> _Dialect | None:
         """What a refusal teaches; None when nothing."""
@@ -32,6 +34,8 @@ class _Dialect:
             return replace(self, max_tokens="max_completion_tokens")
         if self.streams and self.counts_streamed and re.search(r"stream_options|include_usage", said):
             return replace(self, counts_streamed=False)
+        if self.thoughts and re.search(r"\breasoning(_content)?\b(?!_effort)", said):
+            return replace(self, thoughts=False)
         if self.streams and refuses_streaming(said):
             return replace(self, streams=False)
         return None
@@ -47,6 +51,7 @@ class ChatModel:
 
     def __init__(self, client: OpenAIClient, *, options: Options = Options(), xai_search: bool = False) -> None:  # noqa: B008 - frozen
         """`xai_search`: the server is xAI's, which takes the wish to search the web as `search_parameters`."""
+        self.endpoint = client.endpoint
         self.name = client.endpoint.model
         self.key_source = client.endpoint.key_source
         self._client = client
@@ -93,9 +98,12 @@ class ChatModel:
         """Close the connections."""
         await self._client.aclose()
 
+    def _messages(self, request: Request) -> list[dict[str, Any]]:
+        return to_wire(request.messages, thoughts=self._dialect.thoughts)
+
     def _body(self, request: Request) -> dict[str, Any]:
         options = self._options
-        body: dict[str, Any] = {"model": self.name, "messages": to_wire(request.messages), "extra_body": self._extra_body}
+        body: dict[str, Any] = {"model": self.name, "messages": self._messages(request), "extra_body": self._extra_body}
         temperature = request.temperature if request.temperature is not None else options.temperature
         max_tokens = request.max_tokens if request.max_tokens is not None else options.max_tokens
         optional = {

@@ -25,15 +25,15 @@ _STOPS: Final[Mapping[str, Stop]] = {
 }
 
 
-def to_wire(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """A transcript as the `messages` of a request."""
+def to_wire(messages: Iterable[Message], *, thoughts: bool = True) -> list[dict[str, Any]]:
+    """A transcript as the `messages` of a request. `thoughts`: also what the model thought before its calls."""
     wire: list[dict[str, Any]] = []
     for message in messages:
         match message.role:
             case "tool":
                 wire += [{"role": "tool", "tool_call_id": result.call_id, "content": result.text} for result in message.results]
             case "assistant":
-                wire.append(_assistant(message))
+                wire.append(_assistant(message, thoughts=thoughts))
             case "user" if message.images:
                 shown = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in message.images]
                 wire.append({"role": "user", "content": [{"type": "text", "text": message.text}, *shown]})
@@ -47,9 +47,11 @@ def data_url(image: Image) -> str:
     return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
 
 
-def _assistant(message: Message) -> dict[str, Any]:
+def _assistant(message: Message, *, thoughts: bool) -> dict[str, Any]:
     native = message.native if isinstance(message.native, Mapping) else {}
     wire: dict[str, Any] = {"role": "assistant", "content": message.text, **native.get("message", {})}
+    if not thoughts:
+        wire = {name: value for name, value in wire.items() if name not in _THOUGHTS}
     if message.calls:
         extra = native.get("calls", {})
         wire["content"] = message.text or None
@@ -103,6 +105,8 @@ class _Slot:
     """What the server wants back with the call, such as a signature."""
 
 
+_THOUGHTS: Final = ("reasoning_content", "reasoning")
+"""Where servers show what a model thinks. Some want it back with the calls that it led to, under the same name."""
 _RETURNED: Final = ("reasoning_details",)
 """Fields of a message that some servers must see again to go on thinking."""
 _RETURNED_CALL: Final = ("extra_content",)
@@ -120,6 +124,7 @@ class Parts:
     _numbers: dict[int, _Slot] = field(default_factory=dict)
     _refused: bool = False
     _thought: list[str] = field(default_factory=list)
+    _thought_name: str = ""
     _returned: dict[str, list[Any]] = field(default_factory=dict)
     _cited: dict[str, Citation] = field(default_factory=dict)
     _usage: Usage = field(default_factory=Usage)
@@ -133,7 +138,9 @@ class Parts:
         pieces: list[Piece] = []
         for choice in (chunk.get("choices") or [])[:1]:
             delta = choice.get("delta") or {}
-            thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
+            name = next((name for name in _THOUGHTS if delta.get(name)), "")
+            thought = str(delta[name]) if name else ""
+            self._thought_name = self._thought_name or name
             text = (delta.get("content") or "") + (delta.get("refusal") or "")
             self._thought.append(thought)
             self._text.append(text)
@@ -163,7 +170,9 @@ class Parts:
             stop = "refusal"
         elif calls and stop == "end":
             stop = "tools"
-        returned = {name: value for name, value in self._returned.items() if value}
+        returned: dict[str, Any] = {name: value for name, value in self._returned.items() if value}
+        if calls and self._thought_name and not returned:
+            returned[self._thought_name] = "".join(self._thought)
         signed = {call.id: slot.extra for call, slot in zip(calls, self._slots, strict=True) if slot.extra}
         return Reply(
             text="".join(self._text),

@@ -384,6 +384,21 @@ async def test_what_a_provider_wants_back_comes_back(opener: Open, provider: Fak
         assert call == {**returned[0], "thoughtSignature": "c2lnbmVk"}
 
 
+async def test_thoughts_before_a_call_go_back_where_they_are_taken(provider: FakeProvider) -> None:
+    """Servers that show them as text want them with the call that they led to, or refuse the next request; others refuse them."""
+    model = chat(provider)
+    provider.mode = "thinking_plainly"
+    reply = await model.complete(ASK)
+    turns = Request(messages=(*ASK.messages, reply.as_message(), RESULT), tools=(SHELL,))
+    await model.complete(turns)
+    assert provider.requests[-1]["messages"][2]["reasoning_content"] == "Let me see."
+    provider.mode = "refuses_thoughts"
+    for _ in range(2):
+        assert (await model.complete(turns)).text == "".join(WORDS)
+    await model.aclose()
+    assert ["reasoning_content" in str(request) for request in provider.requests[2:]] == [True, False, False]
+
+
 async def test_the_providers_own_tools_run_only_when_asked_for(opener: Open, provider: FakeProvider) -> None:
     """Without the config's word no request names a hosted tool; with it, exactly those named."""
     plain = opener(provider)

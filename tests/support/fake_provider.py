@@ -39,6 +39,8 @@ class Script:
     calls: list[tuple[str, str]] = field(default_factory=list)
     stop: str = "end"
     thinking: bool = False
+    details: bool = True
+    """Whether thoughts come in the provider's own sealed form, too."""
     tokens: tuple[int, int, int, int] = (120, 100, 30, 12)
     """Input (cached ones included), cached, output (reasoning included), reasoning: by our own rule."""
 
@@ -51,6 +53,7 @@ SCRIPTS = {
     "length": Script(stop="length"),
     "refusal": Script(words=["No."], stop="refusal"),
     "thinking": Script(calls=ONE_CALL, stop="tools", thinking=True),
+    "thinking_plainly": Script(calls=ONE_CALL, stop="tools", thinking=True, details=False),
     "flood": Script(words=["x" * 2**20] * 40),
 }
 STATUSES = {
@@ -149,12 +152,8 @@ class _Answer(BaseHTTPRequestHandler):
         mode = self.provider.mode
         if mode in STATUSES:
             self.refuse(*STATUSES[mode])
-        elif mode == "refuses_streaming" and body.get("stream"):
-            self.refuse(400, "invalid_request_error", "Streaming is not supported for this model")
-        elif mode == "refuses_stream_options" and "stream_options" in body:
-            self.refuse(400, "invalid_request_error", "Unknown parameter: stream_options")
-        elif mode == "wants_max_completion_tokens" and "max_tokens" in body:
-            self.refuse(400, "invalid_request_error", "'max_tokens' is not supported. Use 'max_completion_tokens' instead.")
+        elif said := _habit(mode, body):
+            self.refuse(400, "invalid_request_error", said)
         elif mode == "html":
             self.send("text/html", b"<html>Welcome to nginx</html>")
         elif mode == "ignores_streaming" or not body.get("stream"):
@@ -221,6 +220,20 @@ class _Answer(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
+def _habit(mode: str, body: dict[str, Any]) -> str:
+    """What a server of this mode has against the request; empty: nothing."""
+    match mode:
+        case "refuses_streaming" if body.get("stream"):
+            return "Streaming is not supported for this model"
+        case "refuses_thoughts" if "reasoning_content" in str(body):
+            return "'messages.2' : property 'reasoning_content' is unsupported"
+        case "refuses_stream_options" if "stream_options" in body:
+            return "Unknown parameter: stream_options"
+        case "wants_max_completion_tokens" if "max_tokens" in body:
+            return "'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+    return ""
+
+
 class _Chat:
     """Chat Completions."""
 
@@ -241,7 +254,8 @@ class _Chat:
         if script.thinking:
             for piece in ("Let me ", "see."):
                 yield self._delta({"reasoning_content": piece})
-            yield self._delta({"reasoning_details": [DETAIL]})
+            if script.details:
+                yield self._delta({"reasoning_details": [DETAIL]})
         for word in script.words:
             yield self._delta({"content": word})
         for number, (name, _) in enumerate(script.calls):
