@@ -28,6 +28,7 @@ from massgen.models.fenced import with_calls
 from massgen.models.local_shared import LINGER_S, Joined, Wanted, join, runtime_folder
 from massgen.models.openai_sdk import OpenAIClient
 from massgen.models.pinned import QWEN_CODER, usable
+from massgen.models.translate import Endpoint
 
 PINNED_CONTEXT: Final = 4096
 """What the workflow for the pinned model needs; a larger one would take memory from what the agents run."""
@@ -79,6 +80,11 @@ class LocalModel:
     def server_pid(self) -> int:
         """Of llama.cpp's process."""
         return self._joined.pid
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listens, and its key: it speaks other protocols, too."""
+        return self._chat.endpoint
 
     async def complete(self, request: Request, *, on_piece: OnPiece | None = None) -> Reply:
         """One completion, when it is this caller's turn. Raises: ModelError."""

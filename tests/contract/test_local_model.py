@@ -93,7 +93,7 @@ async def test_a_prompt_that_is_too_long_is_told_as_such(model: LocalModel) -> N
 @pytest.mark.model
 async def test_other_users_of_the_machine_cannot_ask(model: LocalModel) -> None:
     """Without the key the server answers 401, and the key is not on its command line or in its environment."""
-    endpoint = model._chat._client.endpoint
+    endpoint = model.endpoint
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
     request = urllib.request.Request(f"{endpoint.base_url}/chat/completions", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -165,7 +165,7 @@ def environ(pid: int) -> str:
 @pytest.mark.parametrize("protocol", ["responses", "messages"])
 async def test_another_server_understands_our_other_protocols(model: LocalModel, protocol: str) -> None:
     """llama.cpp speaks Responses and Messages, by people who never saw our adapters: text, pieces, tokens, history."""
-    endpoint = model._chat._client.endpoint
+    endpoint = model.endpoint
     given = {"model": "local", "base_url": endpoint.base_url, "api_key": endpoint.key}
     other = ResponsesModel(OpenAIClient(**given, loopback=True)) if protocol == "responses" else ClaudeModel(**given)
     pieces: list[Piece] = []
