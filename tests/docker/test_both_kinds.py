@@ -38,6 +38,7 @@ echo changed > code.py; rm tool; mkdir made; echo x > made/file; chmod 755 made/
 ln -s code.py to; echo > build/x
 echo SECRET=stolen > .env
 """
+WAIT = "for n in $(seq 600); do test -d /peers/agent1.1 && break; sleep 0.1; done; sleep 0.5"
 TEST = "from code_under_test import double\n\n\ndef test_double():\n    assert double(4) == 8\n"
 FILES = {
     "code.py": "def double(x):\n    return x\n",
@@ -110,11 +111,11 @@ def git(project: Path, *words: str) -> None:
 
 
 def team(home: Path) -> None:
-    """One who works and one who only reads what was handed in, and votes."""
+    """One who works and one who waits for what is handed in, reads it, and votes."""
     first = [say(shell=WORK), say(answer="doubled"), *[say(vote="$own")] * 4, say(final="It doubles.")]
     look = say(shell="cat /peers/agent1.1/files$PWD/code.py /peers/agent1.1/changes.patch")
     look["when"]["answers"] = ">=1"
-    second = [say(shell="git log --oneline || true; ls -A"), look, *[say(vote="agent1")] * 4]
+    second = [say(shell=f"git log --oneline || true; ls -A; {WAIT}"), look, *[say(vote="agent1")] * 4]
     for name, script in (("first", first), ("second", second)):
         (home / f"{name}.yaml").write_text(json.dumps(script))
     config = {
