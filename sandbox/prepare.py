@@ -89,7 +89,9 @@ class Surroundings:
         named = [n.strip() for n in env.get("MASSGEN_BUILD_ENV", "").split(",") if n.strip()]
         missing = [n for n in named if n not in env]
         if missing:
-            raise SpecError(f"MASSGEN_BUILD_ENV names {', '.join(missing)}, which is not set", op="prepare")
+            raise SpecError(
+                f"MASSGEN_BUILD_ENV names {', '.join(missing)}, not set here; export it, or leave it out", op="prepare"
+            )
         network = env.get("MASSGEN_BUILD_NETWORK") or "bridge"
         if network not in ("bridge", "host", "none"):
             raise SpecError(f"MASSGEN_BUILD_NETWORK is {network[:40]!r}; use bridge, host or none", op="prepare")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
+
+from sandbox.guarantees import TITLES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
@@ -23,13 +26,21 @@ def missing(path: str, name: str | None) -> bool:
 
 
 def test_a_promise_without_code_or_attack_is_caught() -> None:
-    """Every row of the promises names at least one file of the product and one of the tests."""
-    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")][1:]
+    """Every row of the two tables names at least one file of the product and one of the tests."""
+    lines = PAGE.splitlines()
+    rows = [
+        one.strip("| ").split(" | ") for one, next_ in pairwise(lines) if one.startswith("| ") and not next_.startswith("|--")
+    ]
     assert len(rows) > 10
     for promise, code, attack in rows:
         paths = {path for path, _ in QUOTED.findall(code)}
         assert any(path.startswith(("sandbox/", "massgen/")) for path in paths), promise
         assert any(path.startswith("tests/") for path, _ in QUOTED.findall(attack)), promise
+
+
+def test_a_guarantee_that_doctor_names_is_not_on_the_page() -> None:
+    """A reader who sees a name in `doctor --json` finds who keeps it and what attacks it."""
+    assert [name for name in TITLES if f"`{name}`" not in PAGE] == []
 
 
 def test_a_file_or_test_that_is_gone_is_caught() -> None:

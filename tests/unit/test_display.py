@@ -321,11 +321,14 @@ def test_numbers_read_naturally():
         "5.0 MiB",
         "3.0 GiB",
     ]
-    assert [duration_text(s) for s in (0.04, 9.94, 59.6, 60, 104, 1800)] == [
+    assert [duration_text(s) for s in (0.04, 9.94, 59.6, 60, 104, 1800, 24_802, 7200, 266_405)] == [
         "0.0 s",
         "9.9 s",
         "1 min",
         "1 min",
         "1 min 44 s",
         "30 min",
+        "6 h 53 min",
+        "2 h",
+        "3 d 2 h",
     ]
