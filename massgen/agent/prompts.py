@@ -36,7 +36,10 @@ def fenced(text: str, name: str = "") -> str:
 
 
 def system(*, label: str, system_message: str, verify: str, mark: str) -> str:
-    """The one system message of a transcript. `mark`: how our own lines in tool results begin; no container knows it."""
+    """The one system message of a transcript. `mark`: how our own lines in tool results begin; no container knows it.
+
+    What differs between agents stands last: a model that several of them share has read the rest already.
+    """
     own = f"{system_message.strip()}\n\n" if system_message.strip() else ""
     check = f"- The user checks answers with this command: `{verify}`. Run it before you hand in.\n" if verify else ""
     return fill("system", system_message=own, label=label, verify=check, mark=mark)
