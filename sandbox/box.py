@@ -115,7 +115,7 @@ class Sandbox:
                     with serving, _unwrapped():
                         async with anyio.create_task_group() as both:
                             both.start_soon(mux.read_forever)
-                            both.start_soon(mux.heartbeat, spec.limits.silence_s / 4)
+                            both.start_soon(mux.heartbeat, spec.limits.silence_s)
 
                 try:
                     tasks.start_soon(serve)

@@ -201,6 +201,8 @@ class Mux:
         self._alive_s = alive_s
         self._engine_died = False
         self._leaving = False
+        self._chunks = 0
+        """How often something arrived."""
         self._over = anyio.Event()
         self._decoder = wire.Decoder()
         self._lock = anyio.Lock()
@@ -279,6 +281,7 @@ class Mux:
         self._end(f"{why} ({words[-300:]})" if words else why)
 
     def _arrived(self, chunk: bytes | memoryview) -> None:
+        self._chunks += 1
         for frame in self._decoder.feed(chunk):
             self._deliver(frame)
 
@@ -318,12 +321,13 @@ class Mux:
         self._leaving = True
 
     async def _ask(self) -> None:
-        if self._alive is None or self._leaving or self.lost_because:
-            return
-        answers = False
-        with anyio.move_on_after(self._alive_s):
-            answers = await self._alive()
-        self._engine_died = not answers
+        if not (self._leaving or self.lost_because):
+            self._engine_died = not await self._answers(self._alive_s)
+
+    async def _answers(self, within_s: float) -> bool:
+        with anyio.move_on_after(within_s):
+            return self._alive is None or await self._alive()
+        return False
 
     def _gone(self) -> SandboxLost:
         return EngineDied(self.lost_because) if self._engine_died else SandboxLost(self.lost_because)
@@ -343,11 +347,22 @@ class Mux:
         self._end(f"the container broke the protocol: {why}")
         return WireError(self.lost_because)
 
-    async def heartbeat(self, every_s: float) -> None:
-        """Tell the guest that its host lives."""
+    async def heartbeat(self, silence_s: float) -> None:
+        """Tell the guest that its host lives, and find out whether that is still heard.
+
+        An engine that hangs closes no stream. Its guest ends after `silence_s` without a word of ours, so an engine that has for
+        as long brought nothing from it, and does not answer either, has lost it.
+        """
+        every_s = silence_s / 4
+        heard = anyio.current_time()
         while not self.lost_because:
+            before = self._chunks
             await anyio.sleep(every_s)
             try:
                 await self.send(wire.credit_frame(0, 0))
             except SandboxLost:
                 return
+            if self._chunks != before or await self._answers(min(self._alive_s, every_s)):
+                heard = anyio.current_time()
+            elif anyio.current_time() - heard > silence_s:
+                await self.give_up(f"nothing was heard of it for {silence_s:.0f} s")

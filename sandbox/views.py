@@ -75,10 +75,10 @@ def foresee(mount: Mount, *, uid: int) -> Choice:
     return _instead(mount, why) if why else Choice(kind="overlay")
 
 
-async def choose(engine: Engine, image: str, mount: Mount, *, uid: int) -> Choice:
+async def choose(engine: Engine, image: str, mount: Mount, *, uid: int, runtime: str = "") -> Choice:
     """Decide for one mount. Raises SpecError where an overlay was demanded and cannot be."""
     choice = await anyio.to_thread.run_sync(lambda: foresee(mount, uid=uid))
-    if choice.kind == "overlay" and (why := await unproven(engine, image)):
+    if choice.kind == "overlay" and (why := await unproven(engine, image, runtime)):
         return _instead(mount, why)
     return choice
 
@@ -105,7 +105,7 @@ async def prepared(spec: SandboxSpec, engine: Engine, lease: Lease | None) -> As
         for mount in spec.mounts:
             if mount.source in leased:
                 continue
-            choice = await choose(engine, spec.image, mount, uid=agent_uid(spec.uid))
+            choice = await choose(engine, spec.image, mount, uid=agent_uid(spec.uid), runtime=spec.runtime)
             if choice.kind == "overlay":
                 with anyio.CancelScope(shield=True):  # a thread cannot be cancelled, and what it made must be known here
                     views[mount.inside] = await anyio.to_thread.run_sync(_made, overlay.prepare, mount, spec.image)
@@ -120,7 +120,7 @@ async def prepared(spec: SandboxSpec, engine: Engine, lease: Lease | None) -> As
 
 @asynccontextmanager
 async def masked(
-    mounts: Sequence[Mount], *, engine: Engine, image: str, uid: int | None = None
+    mounts: Sequence[Mount], *, engine: Engine, image: str, uid: int | None = None, runtime: str = ""
 ) -> AsyncIterator[tuple[Mount, ...]]:
     """The same mounts for many sandboxes: what each hides is made once, here, and removed at the end.
 
@@ -130,7 +130,7 @@ async def masked(
     made: list[Mount] = []
     try:
         for mount in mounts:
-            choice = await choose(engine, image, mount, uid=agent_uid(uid))
+            choice = await choose(engine, image, mount, uid=agent_uid(uid), runtime=runtime)
             if choice.kind != "overlay":
                 made.append(mount)
                 continue
@@ -189,7 +189,7 @@ def taken_for_granted() -> Iterator[None]:
         _proving.reset(token)
 
 
-async def unproven(engine: Engine, image: str) -> str:
+async def unproven(engine: Engine, image: str, runtime: str = "") -> str:
     """Why overlays are not used with this engine; empty when they keep what is promised."""
     if _proving.get():
         return ""
@@ -198,13 +198,14 @@ async def unproven(engine: Engine, image: str) -> str:
         return "the engine does not see this machine's files"
     cache = cache_folder() / "sandbox"
     cache.mkdir(parents=True, exist_ok=True)
-    identity = (about.id, about.version, owner.boot(), guest_zip(cache).name, os.getuid() == 0, overlay.HOME.stat().st_dev)
+    built = (about.id, about.version, runtime, owner.boot(), guest_zip(cache).name)
+    identity = (*built, os.getuid() == 0, overlay.HOME.stat().st_dev)
     name = f"overlay-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}"
     if name not in _seen:
         mark = cache / name
         if not mark.exists():
             try:
-                why = await _prove(engine, image)
+                why = await _prove(engine, image, runtime)
             except SandboxError as error:  # of this image perhaps, or of this moment: nobody else is told
                 return f"the engine cannot mount one: {error}"
             with scratch.replacing(mark) as staged:
@@ -213,7 +214,7 @@ async def unproven(engine: Engine, image: str) -> str:
     return _seen[name]
 
 
-async def _prove(engine: Engine, image: str) -> str:
+async def _prove(engine: Engine, image: str, runtime: str) -> str:
     """One overlay draft over a bait: what is withheld is gone, the bait stays as it was, the snapshot says what was done.
 
     Raises SandboxError: it could not be tried.
@@ -227,7 +228,7 @@ async def _prove(engine: Engine, image: str) -> str:
             root = place / "project"
             before = _bait(root, uid)
             mount = Mount(source=root, mode="draft", withhold=("secret", "deep/secret"), draft="overlay")
-            spec = SandboxSpec(image=image, mounts=(mount,), limits=_LIMITS, cwd=str(root))
+            spec = SandboxSpec(image=image, mounts=(mount,), limits=_LIMITS, cwd=str(root), runtime=runtime)
             async with Sandbox.open(spec, engine=engine) as box:
                 outcome = await box.run(["sh", "-c", _PROGRAM])
                 if not outcome.ok:

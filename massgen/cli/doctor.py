@@ -126,7 +126,7 @@ async def _proofs(engine: DockerEngine, image: str, runtime: str) -> tuple[str, 
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(with_an_overlay)
-        if why := await unproven(engine, image):
+        if why := await unproven(engine, image, runtime):
             tasks.cancel_scope.cancel()
     return why, found if found and not why else await probe(engine, image, runtime=runtime)
 

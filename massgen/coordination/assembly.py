@@ -74,7 +74,7 @@ async def worked(parts: Parts, patience: Patience, models: AsyncExitStack) -> Co
         log.emit(notice)
     body = await anyio.to_thread.run_sync(build_body_zip, cache_folder())
     mounts = await models.enter_async_context(
-        masked_mounts(parts.ready.shown.values(), parts.engine, parts.ready.image, log.emit)
+        masked_mounts(parts.ready.shown.values(), parts.engine, parts.ready.image, log.emit, record.runtime)
     )
     rooms = _rooms(parts, mounts, archive.peers, body)
     opened = metered(await open_models(config.agents, models), config, patience.spent.set, before=_spent(agents, past))
@@ -139,7 +139,7 @@ def _rooms(parts: Parts, mounts: Mapping[Path, Mount], peers: Path, body: Path) 
         emit=parts.log.emit,
         image=parts.ready.image,
         limits=config.sandbox.limits,
-        runtime=config.sandbox.runtime,
+        runtime=parts.record.runtime,
         mounts=tuple(mounts[path.path] for path in config.context_paths),
         peers=peers,
         tools={BODY: body},

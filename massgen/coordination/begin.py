@@ -44,6 +44,7 @@ def record(config: Config, *, run_id: str, started: str, prompt: str, invocation
         started=started,
         prompt=prompt,
         image=config.sandbox.image,
+        runtime=config.sandbox.runtime,
         write_mode=config.write,
         verify=config.verify,
         roots=tuple(str(path.path) for path in config.write_paths),

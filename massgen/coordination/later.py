@@ -99,7 +99,7 @@ async def apply(
     snapshot = _chosen(whole, only, record, store)
 
     async def write(log: EventLog) -> Written:
-        rooms = Rooms(run_id=record.run_id, engine=engine, emit=log.emit, image=record.image)
+        rooms = Rooms(run_id=record.run_id, engine=engine, emit=log.emit, image=record.image, runtime=record.runtime)
         return await apply_snapshot(
             snapshot,
             agent=record.winner,
@@ -160,7 +160,7 @@ async def undo(
     done, back = store.get_snapshot(last.snapshot), store.get_snapshot(last.undo)
 
     async def write(log: EventLog) -> Written:
-        rooms = Rooms(run_id=record.run_id, engine=engine, emit=log.emit, image=record.image)
+        rooms = Rooms(run_id=record.run_id, engine=engine, emit=log.emit, image=record.image, runtime=record.runtime)
         now, then = (back, done) if redo else (done, back)
         return await undo_snapshot(
             now,

@@ -53,6 +53,8 @@ class Held:
     """What takes it back; empty until everything is staged: no byte of the project has changed then."""
     journal: str = ""
     """Its hash."""
+    runtime: str = ""
+    """As the run asked for it."""
     before: str = ""
     """For `direct`: the whole of the write paths as it was, as a snapshot."""
     written: WriteRecord | None = None

@@ -90,6 +90,7 @@ class OneWrite:
             roots=tuple(map(str, lease.paths)),
             protected=tuple(map(str, lease.protected)),
             image=rooms.image,
+            runtime=rooms.runtime,
             snapshot=snapshot.id,
             before=before,
             written=record.written if record else None,

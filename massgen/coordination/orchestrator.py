@@ -218,16 +218,17 @@ class Coordination:
             await chair.wake.wait()
         while not chair.leaving and self._end is None:
             try:
-                async with (
-                    self._rooms.open("agent", label, own=chair.seat.own) as box,
-                    chair.seat.open_session(box, chair.transcript) as session,
-                ):
-                    await self._restore(chair, box)
-                    chair.session = session
-                    self._ever_ready = True
-                    if self._member(label).status == "starting":
-                        self._tell(AgentReady(agent=label))
-                    await self._take_part(chair, box, session)
+                with ungrouped():  # a session's own tasks wrap what ends them
+                    async with (
+                        self._rooms.open("agent", label, own=chair.seat.own) as box,
+                        chair.seat.open_session(box, chair.transcript) as session,
+                    ):
+                        await self._restore(chair, box)
+                        chair.session = session
+                        self._ever_ready = True
+                        if self._member(label).status == "starting":
+                            self._tell(AgentReady(agent=label))
+                        await self._take_part(chair, box, session)
             except SandboxError as error:
                 self._lost(chair, error)
         if chair.leaving:

@@ -64,7 +64,7 @@ async def ready(config: Config, engine: Engine, state_dir: Path, say: Callable[[
         image = await prepared_image(config.sandbox, engine, os.environ, say=say)
         about = config.sandbox
         await require(engine, image, runtime=about.runtime, draft=about.draft, required=about.require)
-        shown = await decide(paths, context, draft=config.sandbox.draft, engine=engine, image=image)
+        shown = await decide(paths, context, draft=about.draft, engine=engine, image=image, runtime=about.runtime)
     except SandboxError as error:
         raise SandboxFailed(str(error)) from error
     return Ready(context=context, shown=shown, image=image, clean=clean)

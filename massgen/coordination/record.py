@@ -54,6 +54,8 @@ class Record:
     roots: tuple[str, ...]
     """The write paths."""
     protected: tuple[str, ...] = ()
+    runtime: str = ""
+    """The engine's runtime that the run asked for; every later write runs under it, too."""
     agents: tuple[Mapping[str, str], ...] = ()
     """{id, label}, registration order."""
     listing: str = ""

@@ -106,7 +106,7 @@ async def _recover(held: Held, state_dir: Path, engine: Engine, image: str, *, w
                 usable = held.image
             except ImageMissing:
                 usable = image or held.image
-            rooms = Rooms(run_id=held.run_id, engine=engine, emit=emit, image=usable)
+            rooms = Rooms(run_id=held.run_id, engine=engine, emit=emit, image=usable, runtime=held.runtime)
             try:
                 sentence = await _end(held, rooms, store, emit)
             except SnapshotError as error:

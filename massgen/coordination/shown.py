@@ -40,13 +40,13 @@ class Shown:
 
 
 async def decide(
-    paths: Iterable[ContextPath], context: Rules, *, draft: DraftKind, engine: Engine, image: str
+    paths: Iterable[ContextPath], context: Rules, *, draft: DraftKind, engine: Engine, image: str, runtime: str = ""
 ) -> dict[Path, Shown]:
     """By path. Raises SpecError (an overlay was demanded and cannot be), SandboxError."""
     found: dict[Path, Shown] = {}
     for path in paths:
         mount = await anyio.to_thread.run_sync(_mount, path, context, draft)
-        found[path.path] = _shown(mount, await choose(engine, image, mount, uid=agent_uid()), context)
+        found[path.path] = _shown(mount, await choose(engine, image, mount, uid=agent_uid(), runtime=runtime), context)
     return found
 
 
@@ -58,10 +58,10 @@ def foreseen(path: ContextPath, context: Rules, *, draft: DraftKind) -> Shown:
 
 @asynccontextmanager
 async def masked_mounts(
-    shown: Iterable[Shown], engine: Engine, image: str, emit: Callable[[Event], object]
+    shown: Iterable[Shown], engine: Engine, image: str, emit: Callable[[Event], object], runtime: str
 ) -> AsyncIterator[dict[Path, Mount]]:
     """The mounts by path, with what they hide made for the time of the block. Raises SpecError, SandboxError."""
-    async with masked([one.mount for one in shown], engine=engine, image=image) as mounts:
+    async with masked([one.mount for one in shown], engine=engine, image=image, runtime=runtime) as mounts:
         for mount in mounts:
             if mount.mask and mount.mask.git != mount.git:
                 text = f"the repository of {mount.source} could not be prepared: {mount.mask.git} is shown, not {mount.git}"

@@ -22,12 +22,10 @@ import anyio.to_thread
 import docker
 import docker.constants
 import docker.errors
-import docker.types
 import requests.exceptions
-from docker.utils import kwargs_from_env
 
 from sandbox import owner
-from sandbox.engines import docker_volumes
+from sandbox.engines import docker_address, docker_volumes
 from sandbox.engines.base import ALIVE_S, EngineFacts, ImageFacts, Link
 from sandbox.engines.docker_container import config_of, host_config_of, start_attached
 from sandbox.engines.images import Images
@@ -50,29 +48,38 @@ _RECURSIVE_RO_API = (1, 44)
 class DockerEngine:
     """One Docker daemon. Make it with `connect`."""
 
-    def __init__(self, address: dict[str, Any], version: str) -> None:
+    def __init__(self, address: dict[str, Any], version: str, *, name: str = "docker") -> None:
         self._address = address
         self._version = version
+        self._name = name
         self.api = _numbers(version)
         self._facts: EngineFacts | None = None
         self._volumes: dict[str, list[str]] = {}
         """Of running containers, by the container's name."""
+        self._left: set[str] = set()
+        """Names of containers that it did not take away when asked: it hung, or was gone."""
 
     @classmethod
     async def connect(cls, environment: dict[str, str] | None = None) -> DockerEngine:
-        """The daemon that `DOCKER_HOST` names, or the local one. Raises EngineUnavailable."""
-        address = kwargs_from_env(environment=dict(os.environ) if environment is None else environment)
+        """The daemon of `DOCKER_HOST`, of a docker context, or the usual one; on this machine. Raises EngineUnavailable."""
+        environment = dict(os.environ) if environment is None else environment
+        address = docker_address.address(environment)
 
-        def version() -> str:
+        def about() -> dict[str, Any]:
             # Not version="auto": where no engine answers, that raises in the constructor, with a socket that nobody can close.
             client = docker.APIClient(version=docker.constants.DEFAULT_DOCKER_API_VERSION, timeout=CALL_S, **address)
             try:
-                offered = str(client.version(api_version=False)["ApiVersion"])
+                return dict(client.version(api_version=False))
             finally:
                 client.close()
-            return min(offered, str(docker.constants.DEFAULT_DOCKER_API_VERSION), key=_numbers)
 
-        return cls(address, await _call(version))
+        try:
+            found = await _call(about)
+            version = min(str(found["ApiVersion"]), str(docker.constants.DEFAULT_DOCKER_API_VERSION), key=_numbers)
+            parts = [part.get("Name") for part in found.get("Components") or ()]
+            return cls(address, version, name="podman" if "Podman Engine" in parts else "docker")
+        except EngineUnavailable as error:
+            raise EngineUnavailable(f"{error}{docker_address.others(address, environment)}") from error
 
     def _with_client(self, work: Callable[[Client], T], timeout_s: float = CALL_S) -> T:
         client = docker.APIClient(version=self._version, timeout=timeout_s, **self._address)
@@ -89,7 +96,7 @@ class DockerEngine:
             if not any("seccomp" in str(s) for s in info.get("SecurityOptions") or []):
                 missing.append("seccomp")
             self._facts = EngineFacts(
-                name="docker",
+                name=self._name,
                 version=str(info.get("ServerVersion", "")),
                 api=self._version,
                 kernel=str(info.get("KernelVersion", "")),
@@ -132,6 +139,12 @@ class DockerEngine:
     async def start(self, plan: Plan) -> Link:
         """Create attached, attach, start."""
         facts = await self.facts()
+        if facts.name == "podman":
+            raise StartFailed(
+                "this is Podman, whose API gives a tmpfs neither an owner nor a limit of files and takes no seccomp profile from "
+                "its client, so a sandbox would lack what is promised; use Docker (DOCKER_HOST=unix://…, or docker context use)",
+                op="start",
+            )
         if facts.missing:
             raise StartFailed(
                 f"the engine cannot enforce {', '.join(facts.missing)}; fix its cgroup set-up (docker info)", op="start"
@@ -186,7 +199,8 @@ class DockerEngine:
         return options
 
     async def _remove(self, name: str) -> None:
-        """Force a container away and wait until its name is free. Bounded; trouble is left to the reaper."""
+        """Force a container away and wait until its name is free. Bounded; what an engine in trouble keeps is left to `reap`."""
+        self._left.add(name)
 
         def remove(client: Client) -> None:
             deadline = time.monotonic() + GONE_S
@@ -195,10 +209,13 @@ class DockerEngine:
                     client.remove_container(name, force=True, v=True)
                 except docker.errors.NotFound:
                     docker_volumes.remove(client, self._volumes.pop(name, []))
+                    self._left.discard(name)
                     return
                 except docker.errors.APIError:
                     time.sleep(0.02)  # "removal is already in progress": the engine's own AutoRemove is at work
 
+        if not await self.alive():
+            return
         try:
             await _call(lambda: self._with_client(remove, GONE_S))
         except EngineError:
@@ -207,6 +224,8 @@ class DockerEngine:
     async def sweep(self, folder: Path, image: str) -> None:
         """A container of root's for one folder, see `docker_volumes`."""
         guest = guest_zip(cache_folder() / "sandbox")
+        if not await self.alive():
+            raise EngineUnavailable("the Docker engine does not answer", op="sweep")
         patience_s = docker_volumes.SWEEP_S + CALL_S
         with anyio.CancelScope(shield=True):
             await _call(lambda: self._with_client(lambda c: docker_volumes.sweep(c, folder, guest, image), patience_s))
@@ -220,14 +239,17 @@ class DockerEngine:
         return True
 
     async def reap(self) -> tuple[str, ...]:
-        """Containers and volumes of dead owners: created and never started, or orphaned by an engine that was killed."""
+        """Containers and volumes of dead owners: created and never started, or orphaned by an engine that was killed.
+
+        And our own that could not be removed when they ended.
+        """
 
         def dead(client: Client) -> list[str]:
             found = client.containers(all=True, filters={"label": owner.LABEL})
             return [c["Id"] for c in found if not owner.alive(c["Labels"].get(owner.LABEL, ""))]
 
         gone = await _call(lambda: self._with_client(dead))
-        for container in gone:
+        for container in (*self._left, *gone):
             await self._remove(container)
         await _call(lambda: self._with_client(docker_volumes.reap))
         return tuple(gone)

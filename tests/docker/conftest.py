@@ -1,4 +1,4 @@
-"""What several suites on real containers share: another user of this machine, and an ear at the engine."""
+"""What several suites on real containers share: another user of this machine, an ear at the engine, a private engine to hurt."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import account as accounts
 from tests.support.listener import Listener
+from tests.support.private_engine import PrivateEngine, unable
 
 
 @pytest.fixture(scope="package")
@@ -45,3 +46,29 @@ def listener() -> Iterator[Listener]:
     listening = Listener()
     yield listening
     listening.close()
+
+
+@pytest.fixture(scope="session")
+def private_engine(image: str) -> Iterator[PrivateEngine]:
+    """With the agent image."""
+    if why := unable():
+        pytest.skip(why)
+    with PrivateEngine() as engine:
+        engine.bring(image)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is remembered of private engines, which nobody needs again."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def private(private_engine: PrivateEngine, private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateEngine]:
+    """Up, with nothing on it; for processes that are started meanwhile, too, the cache is another one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(private_cache))
+    private_engine.renew()
+    yield private_engine
+    private_engine.renew()
+    private_engine.empty()

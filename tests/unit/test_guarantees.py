@@ -98,3 +98,21 @@ def test_a_cap_on_single_files_passes_for_a_quota() -> None:
     """EFBIG ends one file, not the draft; ENOSPC or EDQUOT end it."""
     assert judged("disk_quota", draft_full="EFBIG").state == "unavailable"
     assert judged("disk_quota", draft_full="EDQUOT").state == "proven"
+
+
+NONE, SOME = "0000000000000000", "0000000000000400"
+
+
+@pytest.mark.parametrize(
+    ("caps", "state"),
+    [
+        ([NONE] * 4 + ["?"], "proven"),
+        ([NONE] * 4 + [SOME], "failed"),
+        ([NONE, NONE, SOME, NONE, NONE], "failed"),
+        ([NONE, "?", NONE, NONE, NONE], "failed"),
+        (["?"] * 5, "failed"),
+    ],
+)
+def test_a_kernel_that_tells_less_breaks_the_probe(caps: list[str], state: str) -> None:
+    """GVisor has no line for the ambient set; a set that all kernels tell must be there, and empty."""
+    assert judged("no_capabilities", caps=caps).state == state

@@ -262,6 +262,30 @@ async def test_dead_engine_is_not_mistaken_for_a_dead_container(answer: str, rea
     await link.aclose()
 
 
+@pytest.mark.parametrize(("answer", "lost"), [("lives", False), ("died", True), ("hangs", True)])
+async def test_a_hung_engine_is_waited_for_without_end(answer: str, lost: bool) -> None:
+    """Nothing from the guest, and no answer of its engine, for `silence_s`: over, as the engine's; one that answers is idle."""
+    link = Liar()
+    asked: list[int] = []
+
+    async def alive() -> bool:
+        asked.append(1)
+        return await engine_that(answer)
+
+    mux = Mux(link, alive=alive, alive_s=0.05)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(mux.read_forever)
+        link.say(HELLO_OK)
+        await mux.greet(0)
+        running = await mux.open("spawn")
+        with anyio.move_on_after(0.5):
+            await mux.heartbeat(0.1)
+        assert (running.verdict or {}).get("reason") == ("engine" if lost else None)
+        assert len(asked) > 2
+        tasks.cancel_scope.cancel()
+    await link.aclose()
+
+
 def rows(*values: object) -> bytes:
     """Records as data of the first channel."""
     return b"".join(wire.data_frame(1, 1, wire.record(v)) for v in values)
