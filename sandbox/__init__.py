@@ -4,7 +4,9 @@
         outcome = await box.run(["python3", "-c", "print(6 * 7)"])
 
 A sandbox has no network, no capability and no credential; it sees read-only mounts and private drafts, and only a `Lease`
-can make a path of the host writable. `testing.FakeEngine` runs the same guest without a container.
+can make a path of the host writable. Public, too, and imported by who needs them: `execute` (one command over throw-away drafts),
+`base` and `patch` (what changed against the project, and as text), `prepare` (an image with dependencies), `probe` (proof of the
+walls), `testing` (`FakeEngine`: the same guest without a container). docs/sandbox.md shows them at work.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What the README shows is run as it stands."""
+"""What the README and the page on the sandbox show is run as it stands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from massgen.config.load import Flags, load
-from tests.support.user import User
+from tests.support.user import ROOT, User
 
 
 def blocks(root: Path, language: str) -> list[str]:
@@ -25,6 +25,25 @@ def test_the_python_example_does_not_run(root: Path, tmp_path: Path):
     env = User(tmp_path / "home").env
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["exited", "0", "42"]), done.stderr
+
+
+SHOWN = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", (ROOT / "docs/sandbox.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.parametrize(("example", "printed"), SHOWN, ids=range(len(SHOWN)))
+def test_an_example_of_the_sandbox_prints_something_else(tmp_path: Path, example: str, printed: str):
+    """Each is whole, runs in an empty folder, and prints what stands below it."""
+    (tmp_path / "example.py").write_text(example)
+    env = User(tmp_path / "home").env
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (printed, 0), done.stderr
+
+
+def test_an_example_of_the_sandbox_is_not_run():
+    """Whoever adds one adds what it prints."""
+    assert len(SHOWN) == (ROOT / "docs/sandbox.md").read_text().count("```python")
 
 
 def test_the_team_example_does_not_load(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
