@@ -18,7 +18,6 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -38,15 +37,11 @@ from sandbox.process import Kept, Process, outcome_of
 from sandbox.snapshot import Snapshot
 from sandbox.spec import Lease, SandboxSpec
 from sandbox.store import Store
+from sandbox.waiting import GRACE_S, give_up, listened, talked, unwrapped
 
 START_S = 60.0
 """From the container's start to the guest's hello; a busy machine needs seconds, a broken image never answers."""
 CLOSE_S = 30.0
-GRACE_S = 5.0
-"""How much longer than its own deadline the host waits for a command before it declares the sandbox lost."""
-KILL_S = 10.0
-"""How long a caller who leaves waits for the end of what it leaves."""
-AT_ONCE_BYTES = wire.WINDOW // 2
 MAX_WORDS_BYTES = wire.MAX_PAYLOAD - 64 * 1024
 """A request is one frame; what is spared is for the spec's own environment."""
 
@@ -104,7 +99,7 @@ class Sandbox:
     @classmethod
     @asynccontextmanager
     async def _opened(cls, spec: SandboxSpec, planned: Plan, engine: Engine, began: float) -> AsyncGenerator[Sandbox]:
-        with _unwrapped():
+        with unwrapped():
             async with anyio.create_task_group() as tasks:
                 link = await engine.start(planned)
                 mux = Mux(link, alive=engine.alive)
@@ -112,7 +107,7 @@ class Sandbox:
                 serving = anyio.CancelScope(shield=True)
 
                 async def serve() -> None:
-                    with serving, _unwrapped():
+                    with serving, unwrapped():
                         async with anyio.create_task_group() as both:
                             both.start_soon(mux.read_forever)
                             both.start_soon(mux.heartbeat, spec.limits.silence_s)
@@ -159,29 +154,16 @@ class Sandbox:
         stdout, stderr = Kept(self.spec.limits.output_bytes), Kept(self.spec.limits.output_bytes)
         if why := _unusable(argv, cwd, env):
             return Outcome(reason="refused", why=why)
+        ends = {"timeout_s": limit_s, "idle_timeout_s": idle_timeout_s, "max_output_bytes": max_output_bytes}
         channel = None
         try:
-            with anyio.move_on_after(limit_s + GRACE_S) as patience:
-                ends = {"timeout_s": limit_s, "idle_timeout_s": idle_timeout_s, "max_output_bytes": max_output_bytes}
-                channel = await self._start(argv, cwd=cwd, env=env, ends=ends, stdin=bool(stdin))
-                try:
-                    if (
-                        isinstance(stdin, bytes) and len(stdin) <= AT_ONCE_BYTES
-                    ):  # in the window, so that it never waits for the program
-                        if stdin:
-                            await _feed(channel, stdin)
-                        await _collect(channel, stdout, stderr, on_output)
-                    else:
-                        with _unwrapped():
-                            async with anyio.create_task_group() as feeding:
-                                feeding.start_soon(_feed, channel, stdin)  # beside the reading: a filter answers while it is fed
-                                await _collect(channel, stdout, stderr, on_output)
-                                feeding.cancel_scope.cancel()
-                finally:
-                    if channel.verdict is None and patience.cancel_called and not channel.behind:
-                        await self._mux.give_up(f"its guest did not end a command within {GRACE_S:.0f} s of its deadline")
-                    elif channel.verdict is None:
-                        await _give_up(channel)
+            if on_output is None and not stdin and not self._mux.busy:
+                channel = await self._start(argv, cwd=cwd, env=env, ends=ends, stdin=False)
+                await listened(self._mux, channel, stdout, stderr, limit_s + GRACE_S)
+            else:
+                with anyio.move_on_after(limit_s + GRACE_S) as patience:
+                    channel = await self._start(argv, cwd=cwd, env=env, ends=ends, stdin=bool(stdin))
+                    await talked(self._mux, channel, stdout, stderr, patience, stdin=stdin, on_output=on_output)
         except SandboxLost as error:
             return Outcome(reason=error.cause, why=str(error), stdout=stdout.output(), stderr=stderr.output())
         verdict = channel.verdict if channel is not None else None
@@ -201,7 +183,7 @@ class Sandbox:
             yield Process(channel)
         finally:
             if channel.verdict is None:
-                await _give_up(channel)
+                await give_up(channel)
 
     @asynccontextmanager
     async def serve(
@@ -215,7 +197,7 @@ class Sandbox:
         SandboxLost.
         """
         self._check_programs("serve")
-        with _unwrapped():
+        with unwrapped():
             async with ports.serve(self._mux, handler, port=port, max_connections=max_connections) as number:
                 yield number
 
@@ -338,35 +320,6 @@ class Sandbox:
         await (await self._mux.open("go")).finish()
 
 
-async def _feed(channel: Channel, stdin: bytes | AsyncIterable[bytes]) -> None:
-    with contextlib.suppress(SandboxLost):  # the reading side reports it
-        if isinstance(stdin, bytes):
-            await channel.send(stdin)
-        else:
-            async for chunk in stdin:
-                await channel.send(chunk)
-        await channel.end()
-
-
-async def _collect(
-    channel: Channel, stdout: Kept, stderr: Kept, on_output: Callable[[int, bytes], Awaitable[None] | None] | None
-) -> None:
-    """Everything until the command's end."""
-    with contextlib.suppress(anyio.EndOfStream):
-        while True:
-            stream, chunk = await channel.receive()
-            (stdout if stream == 1 else stderr).add(chunk)
-            if on_output is not None and (slow := on_output(stream, chunk)) is not None:
-                await slow
-
-
-async def _give_up(channel: Channel) -> None:
-    """The caller leaves before the program's end: kill it, and wait until that is done."""
-    with anyio.move_on_after(KILL_S, shield=True), contextlib.suppress(SandboxLost):
-        await channel.reset()
-        await Process(channel).wait()
-
-
 def _unusable(argv: Sequence[str], cwd: str | None, env: Mapping[str, str] | None) -> str:
     """Why no program could ever be started like this; empty when one might. A model's text can hold anything."""
     if not argv:
@@ -384,17 +337,3 @@ def _unusable(argv: Sequence[str], cwd: str | None, env: Mapping[str, str] | Non
     if len(text) * 12 + len(words) * 4 > MAX_WORDS_BYTES and len(json.dumps(words)) > MAX_WORDS_BYTES:
         return f"arguments and variables of more than {MAX_WORDS_BYTES} bytes; use stdin or a file"
     return ""
-
-
-@contextlib.contextmanager
-def _unwrapped() -> Iterator[None]:
-    """Our task groups are nobody's business: a single error leaves them as itself, not in a group."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        single: BaseException = group
-        while isinstance(single, BaseExceptionGroup) and len(single.exceptions) == 1:
-            single = single.exceptions[0]
-        if single is group:
-            raise
-        raise single from single.__cause__

@@ -36,6 +36,8 @@ class Channel:
         self._owed = 0
         self._credit = wire.WINDOW
         self._waiting: list[asyncio.Future[None]] = []
+        self.expired = False
+        """The caller's patience is over: it receives no more, for whatever is under way."""
         self._records = wire.Records()
 
     def _notify(self) -> None:
@@ -85,6 +87,15 @@ class Channel:
 
     # -- for the caller --------------------------------------------------------------------------------------
 
+    def expire_in(self, seconds: float) -> asyncio.TimerHandle:
+        """After that, who receives hears EndOfStream, verdict or not, until it gives up. The caller cancels the timer."""
+
+        def expire() -> None:
+            self.expired = True
+            self._notify()
+
+        return asyncio.get_running_loop().call_later(seconds, expire)
+
     async def receive(self) -> tuple[int, bytes]:
         """Stream number and bytes, in order. Raises EndOfStream when all was delivered and the verdict is in."""
         stream, chunk = await self._receive()
@@ -92,7 +103,7 @@ class Channel:
 
     async def _receive(self) -> tuple[int, wire.Chunk]:
         while not self._inbox:
-            if self.verdict is not None:
+            if self.verdict is not None or self.expired:
                 raise anyio.EndOfStream
             await self._changed()
         stream, chunk = self._inbox.popleft()
@@ -212,6 +223,11 @@ class Mux:
         """The guest's hello."""
         self.lost_because = ""
         self._greeted = anyio.Event()
+
+    @property
+    def busy(self) -> bool:
+        """Whether who sends now may have to wait for others."""
+        return self._lock.locked()
 
     async def send(self, encoded: bytes) -> None:
         """One frame onto the link, whole. Raises SandboxLost."""
