@@ -22,8 +22,6 @@ from sandbox.spec import AGENT_UID, HOME, PEERS, SEEN_ENV, WORKSPACE, Lease, Lim
 GUEST = "/.sandbox/guest.zip"
 MAX_MASKS = 200
 
-MountMode = Literal["ro", "draft", "write"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PathFacts:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -173,8 +172,3 @@ _IGNORED = {
     for point in range(first, last + 1)
 }
 """Unicode's Default_Ignorable_Code_Point, which ext4, f2fs (with case folding), HFS+ and APFS drop from names."""
-
-
-def total_bytes(entries: Iterable[Entry]) -> int:
-    """Declared size of all files."""
-    return sum(e.size for e in entries if e.kind == "file")

@@ -43,11 +43,6 @@ def facts(log: Path | Iterable[Envelope]) -> list[Fact]:
     return [envelope.event for envelope in envelopes if isinstance(envelope.event, _FACTS)]
 
 
-def is_fact(event: object) -> bool:
-    """True for what moves coordination."""
-    return isinstance(event, _FACTS)
-
-
 def _check_order(last: Envelope | None, envelope: Envelope) -> None:
     if last is not None and isinstance(last.event, RunFinished) and not _takes_back(envelope, last.event):
         raise LogError("an event after RunFinished")

@@ -1,7 +1,7 @@
 """Anthropic's Messages API through the anthropic SDK. The only importer of that SDK.
 
 Two traps. Without a key the SDK goes looking for one in variables, profiles and files: a key is always passed, and
-nothing is opened without one. And the API no longer takes a temperature: asked for, it is left out (`IGNORES`), so
+nothing is opened without one. And the API no longer takes a temperature: asked for, it is left out, so
 that one config can serve several providers.
 """
 
@@ -22,8 +22,6 @@ from massgen.models.streamed import Heard, Refusal, assemble
 from massgen.models.translate import Endpoint
 
 ANTHROPIC_URL: Final = "https://api.anthropic.com"
-IGNORES: Final = ("temperature", "top_p", "seed")
-"""What a config may ask for and the provider does not take."""
 MAX_TOKENS: Final = 16_384
 """The API wants a figure. Room for a long file with thinking before it, and below the output limit of every model
 that is still served."""

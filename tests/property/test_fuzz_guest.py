@@ -26,10 +26,7 @@ VALUE = st.recursive(
 OPERATIONS = ["list", "read", "mark", "pack", "apply", "commit", "recover", "stop", "go", "spawn", "listen", "accept", "x"]
 REQUEST = st.fixed_dictionaries(
     {
-        "op": st.sampled_from(
-            ["list", "read", "mark", "pack", "apply", "commit", "recover", "stop", "go", "spawn", "listen", "accept", "x"]
-        )
-        | VALUE
+        "op": st.sampled_from(OPERATIONS) | VALUE,
     },
     # No usable argv: what is fuzzed is the protocol, not the programs of this machine.
     optional={
