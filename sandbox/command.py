@@ -35,6 +35,7 @@ CHUNK = 64 * 1024
 
 def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None, git: Git | None = None) -> int:
     """Run it; returns the exit code. `withhold` says what of a shown folder is never shown, `git` what of its repository is."""
+    _fill_gaps()
     parser = _parser(prog)
     given = parser.parse_args(args)
     argv = given.argv[1:] if given.argv[:1] == ["--"] else given.argv
@@ -46,6 +47,18 @@ def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None, gi
         return anyio.run(_go, given, argv, prog, {"withhold": withhold, "git": git})
     except KeyboardInterrupt:
         return 130
+
+
+def _fill_gaps() -> None:
+    """A standard stream that was closed (`<&-`) would be the number of whatever is opened next, and be taken for that."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None or sys.stderr is None:
+        nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

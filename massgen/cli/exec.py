@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+HISTORY_S = 3.0
+"""A command does not wait longer for its history, as a run would: 300,000 objects are judged by then."""
+
 if TYPE_CHECKING:
     from massgen.context.rules import Rules
     from sandbox.spec import GitView
@@ -34,7 +37,7 @@ def _withhold(path: Path) -> tuple[str, ...]:
 
 
 def _git(path: Path) -> GitView:
-    return _rules(path).repository(path).view
+    return _rules(path).repository(path, within_s=HISTORY_S).view
 
 
 @cache

@@ -25,7 +25,7 @@ from massgen.context.withheld import Listing, Matcher
 from sandbox.spec import GitView
 
 CHECK_S = 20.0
-"""For one repository: some seconds for 100,000 commits."""
+"""For one repository of a run: some seconds for 100,000 commits."""
 MAX_HASHED = 2_000
 """Withheld files whose content is looked for."""
 _OURS = ("git", "massgen")
@@ -41,8 +41,8 @@ class Repository:
     """Why it is less than its history, for people; empty where it is all of it, or where there is none."""
 
 
-def repository(found: Listing, matcher: Matcher) -> Repository:
-    """Decide for one context path. Blocks for at most some seconds; never raises for what the repository is like."""
+def repository(found: Listing, matcher: Matcher, *, within_s: float = CHECK_S) -> Repository:
+    """Decide for one context path. Blocks for at most so long; never raises for what the repository is like."""
     try:
         mode = (found.root / ".git").lstat().st_mode
     except OSError:
@@ -52,17 +52,17 @@ def repository(found: Listing, matcher: Matcher) -> Repository:
     if not stat.S_ISDIR(mode):
         return Repository(view="fresh", why="it is a worktree or submodule, whose repository lies elsewhere")
     try:
-        why = _readable(found, matcher)
+        why = _readable(found, matcher, within_s)
     except subprocess.TimeoutExpired:
-        return Repository(view="hide", why=f"its history cannot be checked within {CHECK_S:.0f} s")
+        return Repository(view="hide", why=f"its history cannot be checked within {within_s:.0f} s")
     except (OSError, subprocess.SubprocessError):
         return Repository(view="hide", why="git cannot read all of it")
     return Repository(view="fresh", why=why) if why else Repository(view="clean")
 
 
-def _readable(found: Listing, matcher: Matcher) -> str:
+def _readable(found: Listing, matcher: Matcher, within_s: float) -> str:
     """What withheld thing could be read in the repository; empty when none. Raises OSError, SubprocessError."""
-    ask = _Git(found.root)
+    ask = _Git(found.root, within_s)
     blobs = ask.blobs()
     for sha, path in ask.named():
         if sha in blobs and _withheld(path, sha, matcher, ask):
@@ -91,9 +91,9 @@ def _withheld(path: str, sha: str, matcher: Matcher, ask: _Git) -> bool:
 class _Git:
     """One repository, asked until the deadline."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, within_s: float) -> None:
         self._root = root
-        self._deadline = time.monotonic() + CHECK_S
+        self._deadline = time.monotonic() + within_s
         self._env = clean_environment(os.environ) | {"GIT_NO_REPLACE_OBJECTS": "1"}
 
     def run(self, *words: str, feed: bytes = b"") -> bytes:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from massgen.config.model import ContextPath
 from massgen.config.paths import git_root
-from massgen.context.history import Repository, repository
+from massgen.context.history import CHECK_S, Repository, repository
 from massgen.context.ignore import ignored_by_git
 from massgen.context.names import build_folder, is_cache
 from massgen.context.withheld import Listing, Matcher, listing, matcher_for
@@ -62,10 +62,10 @@ class Rules:
         """Relative paths below the context path `path` that no mount shows (`Mount.withhold`)."""
         return tuple(w.path for w in self.listings[path].withheld)
 
-    def repository(self, path: Path) -> Repository:
-        """What of the repository at the top of a context path may be shown. Decided once; blocks for at most some seconds."""
+    def repository(self, path: Path, *, within_s: float = CHECK_S) -> Repository:
+        """What of the repository at the top of a context path may be shown. Decided once; blocks for at most so long."""
         if path not in self._repositories:
-            self._repositories[path] = repository(self.listings[path], self.matchers[path])
+            self._repositories[path] = repository(self.listings[path], self.matchers[path], within_s=within_s)
         return self._repositories[path]
 
     def keep(self, changes: Sequence[ChangeLike]) -> frozenset[int]:

@@ -86,6 +86,15 @@ def test_a_limit_is_named_by_a_word_of_ours(user: User, args: list[str], script:
     assert option in json.loads(done.stdout)["why"].encode()
 
 
+@pytest.mark.slow
+def test_a_stream_that_was_closed_is_something_else(user: User) -> None:
+    """Without a stdin the command finds an empty one; without a stdout it runs all the same."""
+    for closed in ("<&-", ">&-", "<&- >&- 2>&-"):
+        shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, *PROGRAMS["sandbox"], "--", "sh", "-c", "cat; exit 7"]
+        done = subprocess.run(shell, cwd=user.cwd, env=user.env, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (7, b"", b"")
+
+
 def test_bytes_pass_through_unchanged(user: User) -> None:
     """Every byte, both ways, beyond what is kept of an output; the two streams apart."""
     blob = bytes(range(256)) * 20_000
