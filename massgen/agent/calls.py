@@ -18,7 +18,7 @@ import anyio
 from massgen.agent.circuit import Circuit
 from massgen.agent.view import Emit
 from massgen.errors import ModelDeclined, ModelError, ModelUnavailable
-from massgen.events.types import ModelAsked, ModelCalled, ModelFailed, ModelHeld, Streamed, TextSaid
+from massgen.events.types import Cited, ModelAsked, ModelCalled, ModelFailed, ModelHeld, Streamed, TextSaid
 from massgen.messages import Message, Piece, Reply, Request, Usage
 from massgen.models.base import Model, ScoringModel
 
@@ -127,6 +127,9 @@ class Caller:
         self._emit(called)
         if reply.text.strip():
             self._emit(TextSaid(agent=self.label, text=reply.text))
+        if reply.citations:
+            sources = tuple({"url": source.url, "title": source.title} for source in reply.citations)
+            self._emit(Cited(agent=self.label, sources=sources))
 
     async def _again(self, error: ModelError, *, tried: int) -> None:
         """Wait before the next try. Raises: the error, when there is none."""

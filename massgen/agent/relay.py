@@ -256,4 +256,11 @@ class Relay:
             return Problem(what=CUT_OFF, remedy="Reply again, shorter.")
         if not reply.text.strip():
             return Problem(what="your reply is empty", remedy="Reply with the text for the user.")
-        return Presented(text=reply.text)
+        return Presented(text=reply.text + _sources(reply))
+
+
+def _sources(reply: Reply) -> str:
+    """What the provider's web search found, for the user: only a model's words name their sources by themselves."""
+    unnamed = [source for source in reply.citations if source.url not in reply.text]
+    rows = [" ".join(f"- {source.title} {source.url}".split()) for source in unnamed]
+    return "\n".join(["", "", "Sources:", *rows]) if rows else ""

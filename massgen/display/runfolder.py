@@ -24,6 +24,7 @@ from massgen.errors import ConfigError
 from massgen.events.codec import Envelope, encode
 from massgen.events.types import (
     AnswerGiven,
+    Cited,
     Event,
     Presented,
     RepairAttempted,
@@ -117,6 +118,8 @@ class RunFolder:
         match event:
             case TextSaid():
                 return block(event.text).rstrip("\n") + "\n\n"
+            case Cited():
+                return "".join(f"[source] {line(source['title'])} {line(source['url'])}\n" for source in event.sources) + "\n"
             case ToolStarted():
                 self._tools[event.agent, event.call_id] = event.summary
                 return ""

@@ -136,6 +136,14 @@ class TextSaid(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cited(Event):
+    """Where the provider's own web search found what the model said in its last reply. `sources` holds {url, title}."""
+
+    agent: str
+    sources: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelCalled(Event):
     """One completed model call."""
 

@@ -76,6 +76,13 @@ def _assistant(message: Message) -> list[dict[str, Any]]:
     return [*said, *calls]
 
 
+def _returned(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An item as it goes back. What a hosted tool did has required fields, null or not; else some servers refuse `status`."""
+    if item.get("type") in ("message", "reasoning", "function_call"):
+        return {key: value for key, value in item.items() if key != "status" and value is not None}
+    return dict(item)
+
+
 @dataclass
 class Items:
     """A reply under construction from stream events."""
@@ -131,8 +138,7 @@ class Items:
         calls: list[ToolCall] = []
         native: list[dict[str, Any]] = []
         for _, item in sorted(self._items.items()):
-            # `status` is the provider's own note; given back, some servers refuse it.
-            native.append({key: value for key, value in item.items() if key != "status" and value is not None})
+            native.append(_returned(item))
             if item.get("type") == "function_call":
                 args, bad_args = read_args(item.get("arguments") or "")
                 calls.append(ToolCall(id=item["call_id"], name=item["name"], args=args, bad_args=bad_args))

@@ -24,6 +24,20 @@ REASONING = {
 }
 REDACTED = {"type": "redacted_thinking", "data": "b3BhcXVl"}
 
+CITED = (("https://example.org/a", "A page"), ("https://example.org/b?x=1", "Another"))
+"""What the provider's own search found: address and title."""
+SEARCHED = [
+    {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "pages"}},
+    {
+        "type": "web_search_tool_result",
+        "tool_use_id": "srvtoolu_1",
+        "content": [
+            {"type": "web_search_result", "url": url, "title": title, "encrypted_content": "b3Bh"} for url, title in CITED
+        ],
+    },
+]
+SEARCH_CALL = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "pages"}}
+
 MODELS = ("m", "big-m")
 DRIP_S = 0.1
 """Between two events of a server that is slow."""
@@ -39,6 +53,8 @@ class Script:
     calls: list[tuple[str, str]] = field(default_factory=list)
     stop: str = "end"
     thinking: bool = False
+    searched: bool = False
+    """Whether the provider's own search ran, and the words are from what it found."""
     details: bool = True
     """Whether thoughts come in the provider's own sealed form, too."""
     tokens: tuple[int, int, int, int] = (120, 100, 30, 12)
@@ -54,6 +70,7 @@ SCRIPTS = {
     "refusal": Script(words=["No."], stop="refusal"),
     "thinking": Script(calls=ONE_CALL, stop="tools", thinking=True),
     "thinking_plainly": Script(calls=ONE_CALL, stop="tools", thinking=True, details=False),
+    "searched": Script(searched=True),
     "flood": Script(words=["x" * 2**20] * 40),
 }
 STATUSES = {
@@ -258,6 +275,11 @@ class _Chat:
                 yield self._delta({"reasoning_details": [DETAIL]})
         for word in script.words:
             yield self._delta({"content": word})
+        if script.searched:
+            noted = [{"type": "url_citation", "url_citation": {"url": url, "title": title}} for url, title in CITED]
+            yield self._delta({"annotations": noted[:1]})
+            yield "", {"id": "x", "object": "chat.completion.chunk", "choices": [], "citations": [CITED[0][0]]}
+            yield self._delta({"annotations": noted[1:]})
         for number, (name, _) in enumerate(script.calls):
             head = {"index": number, "id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": ""}}
             yield self._delta({"tool_calls": [head]})
@@ -310,8 +332,16 @@ class _Messages:
             yield from self._block(0, {"type": "thinking", "thinking": "", "signature": ""}, self._thinking())
             yield from self._block(1, REDACTED, [])
             number = 2
+        if script.searched:
+            call, found = SEARCHED
+            asked = [{"type": "input_json_delta", "partial_json": json.dumps(call["input"])}]
+            yield from self._block(number, {**call, "input": {}}, asked)
+            yield from self._block(number + 1, found, [])
+            number += 2
         if script.words:
-            deltas = [{"type": "text_delta", "text": word} for word in script.words]
+            deltas: list[dict[str, Any]] = [{"type": "text_delta", "text": word} for word in script.words]
+            if script.searched:
+                deltas += [{"type": "citations_delta", "citation": self._citation(*one)} for one in CITED]
             yield from self._block(number, {"type": "text", "text": ""}, deltas)
             number += 1
         for place, (name, args) in enumerate(script.calls, start=number):
@@ -329,6 +359,10 @@ class _Messages:
 
     def trouble(self) -> Event:
         return "error", {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+
+    def _citation(self, url: str, title: str) -> dict[str, Any]:
+        where = {"url": url, "title": title, "encrypted_index": "b3Bh", "cited_text": "Hello"}
+        return {"type": "web_search_result_location", **where}
 
     def _thinking(self) -> list[dict[str, Any]]:
         return [
@@ -378,8 +412,12 @@ class _Responses:
     def _items(self, script: Script) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = [dict(REASONING)] if script.thinking else []
         text = "".join(script.words)
+        noted: list[dict[str, Any]] = []
+        if script.searched:
+            items.append(dict(SEARCH_CALL))
+            noted = [{"type": "url_citation", "url": u, "title": t, "start_index": 0, "end_index": 5} for u, t in CITED]
         if text:
-            part = {"type": "output_text", "text": text, "annotations": []}
+            part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": noted}
             part = {"type": "refusal", "refusal": text} if script.stop == "refusal" else part
             items.append({"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]})
         for name, args in script.calls:
@@ -389,7 +427,7 @@ class _Responses:
 
     def _begun(self, item: dict[str, Any]) -> dict[str, Any]:
         empty = {"message": {"content": []}, "function_call": {"arguments": ""}, "reasoning": {"summary": []}}
-        return {**item, **empty[item["type"]]}
+        return {**item, **empty.get(item["type"], {})}
 
     def _pieces(self, item: dict[str, Any], script: Script) -> list[tuple[str, str]]:
         match item["type"]:
@@ -399,6 +437,8 @@ class _Responses:
             case "function_call":
                 args = item["arguments"]
                 return [("response.function_call_arguments.delta", args[at : at + 5]) for at in range(0, len(args), 5)]
+            case "web_search_call":
+                return []
             case _:
                 return [("response.reasoning_summary_text.delta", piece) for piece in ("Let me ", "see.")]
 
@@ -445,7 +485,11 @@ class _Gemini:
             parts.append({"functionCall": {"id": f"call_{name}", "name": name, "args": json.loads(args)}, **signed})
         for part in parts:
             yield "", self._chunk([part])
-        yield "", {**self._chunk([], self.STOPS[script.stop]), "usageMetadata": self.usage(script)}
+        last = self._chunk([], self.STOPS[script.stop])
+        if script.searched:
+            found = [{"web": {"uri": url, "title": title}} for url, title in CITED]
+            last["candidates"][0]["groundingMetadata"] = {"webSearchQueries": ["pages"], "groundingChunks": found}
+        yield "", {**last, "usageMetadata": self.usage(script)}
 
     def whole(self, script: Script) -> dict[str, Any]:
         parts = [{"text": "".join(script.words)}]

@@ -13,8 +13,8 @@ from massgen.agent.calls import TRIES, Caller
 from massgen.agent.circuit import FIRST_PAUSE_S, OPENS_AFTER, PROBE_S, Circuit, Circuits
 from massgen.config.model import AgentConfig, BackendConfig, Secret
 from massgen.errors import ContextOverflow, ModelDeclined, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
-from massgen.events.types import Event, ModelAsked, ModelCalled, ModelFailed, ModelHeld, Streamed
-from massgen.messages import Message, Piece, Reply, Request, Usage
+from massgen.events.types import Cited, Event, ModelAsked, ModelCalled, ModelFailed, ModelHeld, Streamed, TextSaid
+from massgen.messages import Citation, Message, Piece, Reply, Request, Usage
 from massgen.models.translate import retry_after_s
 
 ASK = Request(messages=(Message(role="user", text="hello"),))
@@ -240,6 +240,17 @@ async def test_what_came_before_a_break_is_shown_before_the_failure() -> None:
     await calls.caller.complete(ASK)
     kinds = [type(event).__name__ for event in calls.events if not isinstance(event, ModelCalled)]
     assert kinds == ["ModelAsked", "Streamed", "Streamed", "ModelFailed", "ModelAsked", "TextSaid"]
+
+
+async def test_the_sources_of_what_was_said_are_in_the_log() -> None:
+    """With their titles, after the words."""
+    said = Reply(text="It is so.", citations=(Citation(url="https://example.org/a", title="A page"),))
+    calls = Calls(said)
+    await calls.caller.complete(ASK)
+    assert calls.events[-2:] == [
+        TextSaid(agent="agent1", text="It is so."),
+        Cited(agent="agent1", sources=({"url": "https://example.org/a", "title": "A page"},)),
+    ]
 
 
 async def test_a_model_that_will_not_answer_is_not_taken_for_one_that_forgot_to() -> None:

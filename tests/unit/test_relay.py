@@ -19,7 +19,7 @@ from massgen.agent.view import Answered, Failed, Place, Presented, ShownAnswer, 
 from massgen.body.table import SHOWN, TABLE
 from massgen.errors import ModelRefusedKey, RateLimited
 from massgen.events.types import ModelFailed, ToolFinished, ToolStarted
-from massgen.messages import Message, Reply, Request, ToolCall
+from massgen.messages import Citation, Message, Reply, Request, ToolCall
 from tests.support.local_box import LocalLine
 from tests.support.looks import ANSWER, ONE, OWN, VOTE, Look, Said, calls, view
 
@@ -190,7 +190,7 @@ async def test_the_final_turn_ends_with_text(tmp_path: Path) -> None:
         calls(VOTE),
         calls(("list", {}), text="wait"),
         Reply(text=" "),
-        Reply(text="Done."),
+        Reply(text="Done, see https://b.", citations=(Citation(url="https://a", title="A\npage"), Citation(url="https://b"))),
         transcript=first.session.transcript,
     )
     shown = view(
@@ -201,7 +201,7 @@ async def test_the_final_turn_ends_with_text(tmp_path: Path) -> None:
         votes=(ShownVote(voter="agent1", label="agent2", reason="good"),),
         paths=(Place(path="/p", mode="write"),),
     )
-    assert await final.session.look(shown) == Presented(text="Done.")
+    assert await final.session.look(shown) == Presented(text="Done, see https://b.\n\nSources:\n- A page https://a")
     assert final.session.transcript[: len(first.session.transcript)] == first.session.transcript
     assert {tool.name for tool in final.model.requests[0].tools} == SHOWN
     opening = final.model.requests[0].messages[-1].text
