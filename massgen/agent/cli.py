@@ -1,46 +1,37 @@
-"""The strategy for an agent that is a program of its own: `claude` in the container, its calls made by the host.
+"""The strategy for an agent that is a program of its own, in the container, its calls made by the host.
 
-Each look is one run of the program, with the whole prompt on its stdin. It finds one port of its container: there are its
-provider (`cli_messages.py` reads what it asks, and the same caller as for any other agent makes the call, with key, budget and
-patience) and an MCP server with `new_answer` and `vote`. What the model said and did is taken from the calls as they pass, not
-from the program's output, which anything in the container can write; `witness.py` says which coordination calls count.
+Each look is one run of the program (`programs.py`), with the whole prompt on its stdin. It finds one port of its container: there
+is its provider (a reader of its protocol takes what it asks, and the same caller as for any other agent makes the call, with key,
+budget and patience) and an MCP server with `new_answer` and `vote`. What the model said and did is taken from the calls as they
+pass, not from the program's output, which anything in the container can write; `witness.py` says which coordination calls count.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import anyio
 
-from massgen.agent import cli_messages, mcp_door
+from massgen.agent import mcp_door
 from massgen.agent.calls import Caller
 from massgen.agent.endpoint import FAILURES
 from massgen.agent.httpd import Answer, Asked, talk
 from massgen.agent.loop import handed_in
+from massgen.agent.notaken import NotTaken
+from massgen.agent.programs import Program
 from massgen.agent.relay import Relay
 from massgen.agent.tools import NEW_ANSWER, VOTE, summary
 from massgen.agent.view import Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
-from massgen.agent.witness import PREFIX, Witness
+from massgen.agent.witness import Witness
 from massgen.errors import ModelError, ModelRefusedKey
 from massgen.events.types import Notice, ToolFinished, ToolStarted
 from massgen.messages import Message, Reply, Request, ToolSpec
 from sandbox import Connection
 
-PROGRAM = "/opt/massgen/cli/claude"
-TOOLS = "Bash,Read,Edit,Write,Glob,Grep"
 TAIL_BYTES = 4096
 EVENT_TEXT_CHARS = 4096
-ENV = {
-    "ANTHROPIC_API_KEY": "none-in-here",
-    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-    "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
-    "DISABLE_AUTOUPDATER": "1",
-    "ENABLE_TOOL_SEARCH": "false",
-    "API_TIMEOUT_MS": "3600000",
-}
 
 
 class CliSession:
@@ -50,6 +41,7 @@ class CliSession:
         self,
         *,
         label: str,
+        program: Program,
         caller: Caller,
         box: Box,
         emit: Emit,
@@ -59,6 +51,7 @@ class CliSession:
         max_tokens: int | None,
     ) -> None:
         self._label = label
+        self._program = program
         self._caller = caller
         self._box = box
         self._emit = emit
@@ -96,6 +89,7 @@ class CliSession:
         turn = _Turn(
             relay=self._relay,
             prompt=prompt,
+            program=self._program,
             caller=self._caller,
             label=self._label,
             emit=self._emit,
@@ -117,7 +111,7 @@ class CliSession:
                     return decision
                 remark = "\n\n" + self._relay.transcript[-1].text
         except FAILURES as error:
-            return Failed(why=f"claude in the container ended: {error}")
+            return Failed(why=f"{self._program.name} in the container ended: {error}")
         finally:
             self._relay.abandon()
 
@@ -125,15 +119,8 @@ class CliSession:
         """The program, until it ends or the turn is decided. Why it failed, or nothing."""
         tail = b""
         async with self._box.serve(turn.connected) as port:
-            address = f"http://127.0.0.1:{port}"
-            server = {"mcpServers": {"massgen": {"type": "http", "url": f"{address}/mcp"}}}
-            argv = [
-                *(PROGRAM, "-p", "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions"),
-                *("--setting-sources", "", "--no-session-persistence", "--strict-mcp-config", "--mcp-config", json.dumps(server)),
-                *("--model", self._caller.model.name, "--tools", TOOLS),
-            ]
-            env = {**ENV, "ANTHROPIC_BASE_URL": address, "ANTHROPIC_SMALL_FAST_MODEL": self._caller.model.name}
-            async with self._box.spawn(argv, cwd=self._cwd, env=env) as program, anyio.create_task_group() as tasks:
+            start = self._program.start(address=f"http://127.0.0.1:{port}", model=self._caller.model.name)
+            async with self._box.spawn(start.argv, cwd=self._cwd, env=start.env) as program, anyio.create_task_group() as tasks:
 
                 async def stop() -> None:
                     await turn.over.wait()
@@ -151,7 +138,8 @@ class CliSession:
         if outcome is None or outcome.ok:
             return ""
         words = tail.decode("utf-8", "replace").strip().splitlines()
-        return f"claude ended with {outcome.reason} {outcome.exit_code}: {outcome.why or (words[-1][-400:] if words else '')}"
+        said = outcome.why or (words[-1][-400:] if words else "")
+        return f"{self._program.name} ended with {outcome.reason} {outcome.exit_code}: {said}"
 
 
 class _Turn:
@@ -162,6 +150,7 @@ class _Turn:
         *,
         relay: Relay,
         prompt: str,
+        program: Program,
         caller: Caller,
         label: str,
         emit: Emit,
@@ -172,7 +161,8 @@ class _Turn:
         self.fault: ModelError | None = None
         self.over = anyio.Event()
         self._relay = relay
-        self._witness = Witness(prompt)
+        self._program = program
+        self._witness = Witness(prompt, prefix=program.prefix)
         self._caller = caller
         self._label = label
         self._emit = emit
@@ -193,10 +183,9 @@ class _Turn:
     async def _answer(self, asked: Asked) -> Answer:
         if asked.path == "/mcp":
             return await mcp_door.answer(asked, self._tools(), self._called)
-        if (asked.method, asked.path) == ("POST", "/v1/messages"):
-            return await self._model(asked.body)
-        status, body = cli_messages.refused("there is no such address here", status=404, kind="not_found_error")
-        return Answer(status=status, body=body)
+        if self._program.asks(asked):
+            return await self._model(asked)
+        return self._program.refused("there is no such address here", missing=True)
 
     def _tools(self) -> list[ToolSpec]:
         tools = self._relay.request(temperature=None, max_tokens=None).tools if self.decision is None else ()
@@ -204,16 +193,14 @@ class _Turn:
 
     # -- its model -------------------------------------------------------------------------------------------
 
-    async def _model(self, body: bytes) -> Answer:
+    async def _model(self, asked: Asked) -> Answer:
         try:
-            model, request = cli_messages.read(body)
-        except cli_messages.NotTaken as error:
-            status, said = cli_messages.refused(str(error))
-            return Answer(status=status, body=said)
-        own = self._caller.model.name
+            model, request = self._program.read(asked)
+        except NotTaken as error:
+            return self._program.refused(str(error))
+        own = self._program.called(self._caller.model.name)
         if model != own:
-            status, said = cli_messages.refused(f"only the model {own} is answered here", status=404, kind="not_found_error")
-            return Answer(status=status, body=said)
+            return self._program.refused(f"only the model {own} is answered here", missing=True)
         async with self._one:
             return await self._asked(request)
 
@@ -228,31 +215,31 @@ class _Turn:
             if witnessed:
                 self.fault = error
                 self.over.set()
-            status, said = cli_messages.refused(str(error))
-            return Answer(status=status, body=said)
+            return self._program.refused(str(error))
         if witnessed:
             self._witness.passed(reply)
             self._calls(reply)
-        return Answer(status=200, body=cli_messages.write(reply, model=self._caller.model.name), kind="text/event-stream")
+        return self._program.told(reply, model=self._program.called(self._caller.model.name))
 
     def _calls(self, reply: Reply) -> None:
         for call in reply.calls:
-            if not call.name.startswith(PREFIX):
+            if not call.name.startswith(self._program.prefix):
                 self._running[call.id] = (call.name, time.monotonic())
-                line = summary(call.name, _plain(call.args))
+                line = summary(call.name, self._program.shown(call.args))
                 self._emit(ToolStarted(agent=self._label, call_id=call.id, name=call.name, summary=line))
 
     def _results(self, request: Request) -> None:
         for result in (result for message in request.messages for result in message.results):
             name, began = self._running.pop(result.call_id, ("", 0.0))
             if name:
+                ok, exit_code = self._program.outcome(result)
                 self._emit(
                     ToolFinished(
                         agent=self._label,
                         call_id=result.call_id,
                         name=name,
-                        ok=result.ok,
-                        exit_code=None,
+                        ok=ok,
+                        exit_code=exit_code,
                         seconds=round(time.monotonic() - began, 3),
                         text=result.text[:EVENT_TEXT_CHARS],
                     )
@@ -276,8 +263,3 @@ class _Turn:
                 self.over.set()
             result = self._relay.transcript[-1].results[-1]
             return result.text, result.ok
-
-
-def _plain(args: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With the path under the name that our own tools use."""
-    return {**args, "path": args["file_path"]} if isinstance(args.get("file_path"), str) else args

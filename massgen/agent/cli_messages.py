@@ -13,13 +13,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from massgen.agent.notaken import MEDIA, NotTaken
 from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
-
-MEDIA = ("image/png", "image/jpeg", "image/gif", "image/webp")
-
-
-class NotTaken(Exception):
-    """A request that is refused before anybody is asked. The text is for the program."""
 
 
 def read(body: bytes) -> tuple[str, Request]:

@@ -20,8 +20,9 @@ from typing import Literal
 from massgen.agent.bodyzip import BODY, build_body_zip
 from massgen.agent.calls import Caller
 from massgen.agent.circuit import Circuit
-from massgen.agent.cli import PROGRAM, CliSession
+from massgen.agent.cli import CliSession
 from massgen.agent.loop import LoopSession
+from massgen.agent.programs import PROGRAMS, mounted
 from massgen.agent.repair import RepairSession
 from massgen.agent.view import (
     Answered,
@@ -41,7 +42,6 @@ from massgen.models.base import Model
 
 __all__ = [
     "BODY",
-    "PROGRAM",
     "Answered",
     "Box",
     "Decision",
@@ -54,6 +54,7 @@ __all__ = [
     "View",
     "Voted",
     "build_body_zip",
+    "mounted",
     "open_session",
 ]
 
@@ -67,6 +68,7 @@ async def open_session(
     emit: Emit,
     system_message: str = "",
     strategy: Literal["loop", "repair", "cli"] = "loop",
+    program: str = "",
     cwd: str | None = None,
     verify: str = "",
     transcript: tuple[Message, ...] = (),
@@ -78,6 +80,7 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """An agent, ready to look. Leaving the block ends what is left of its body.
 
+    `program`: the name of the program that the agent is, with the strategy `cli`; it is mounted at `mounted(program)`.
     `cwd`: where its commands start: the project inside the container (None: the sandbox's own cwd).
     `verify`: the user's test command, run in `cwd`; `repair` works by it (empty: pytest), `loop` only names it.
     `transcript`: of an earlier session, to go on from (final turn); `label` names the agent in events (its anonymous label).
@@ -90,6 +93,7 @@ async def open_session(
         caller = Caller(label=label, model=model, emit=emit, deadline=deadline, circuit=circuit)
         session = CliSession(
             label=label,
+            program=PROGRAMS[program],
             caller=caller,
             box=sandbox,
             emit=emit,

@@ -2,13 +2,14 @@
 
 A program in the container reports calls by MCP, and everything else in there can report them as well. So a report counts only
 when a reply that passed here held that very call, arguments included, and each such call counts once. And the reply must
-belong to the host's conversation: the first message of a user holds the host's prompt, and all that the model is said to have
-said in it are words that passed here. What stands between them is the container's: a vote can be induced, as by any tool
+belong to the host's conversation: a message before the model's first word holds the host's prompt, and all that the model is said
+to have said in it are words that passed here. What stands between them is the container's: a vote can be induced, as by any tool
 result that lies, and not be counterfeited.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,6 @@ from typing import Any
 
 from massgen.agent.tools import NEW_ANSWER, VOTE
 from massgen.messages import Message, Reply, Request, ToolCall
-
-PREFIX = "mcp__massgen__"
-"""How the program names the tools of our server."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,10 @@ class Witnessed:
 class Witness:
     """What passed of one agent's model in one look."""
 
-    def __init__(self, prompt: str) -> None:
+    def __init__(self, prompt: str, *, prefix: str) -> None:
+        """`prefix`: how the program names the tools of our server."""
         self._prompt = prompt.strip()
+        self._prefix = prefix
         self._said: set[str] = set()
         self._open: list[tuple[ToolCall, Witnessed]] = []
         self.last_text = ""
@@ -40,17 +40,18 @@ class Witness:
 
     def extends(self, request: Request) -> bool:
         """Whether a request goes on from the conversation that the host opened."""
-        first = next((message for message in request.messages if message.role == "user"), None)
-        if first is None or self._prompt not in first.text:
+        opening = itertools.takewhile(lambda message: message.role != "assistant", request.messages)
+        if not any(message.role == "user" and self._prompt in message.text for message in opening):
             return False
         return all(mark in self._said for message in request.messages if message.role == "assistant" for mark in _marks(message))
 
     def passed(self, reply: Reply) -> None:
         """A reply within the host's conversation."""
         self._said.update(_marks(reply.as_message()))
-        own = [call for call in reply.calls if call.name in (PREFIX + NEW_ANSWER, PREFIX + VOTE)]
+        own = [call for call in reply.calls if call.name in (self._prefix + NEW_ANSWER, self._prefix + VOTE)]
         bare = tuple(
-            ToolCall(id=call.id, name=call.name.removeprefix(PREFIX), args=call.args, bad_args=call.bad_args) for call in own
+            ToolCall(id=call.id, name=call.name.removeprefix(self._prefix), args=call.args, bad_args=call.bad_args)
+            for call in own
         )
         witnessed = Witnessed(calls=bare)
         self._open += [(call, witnessed) for call in bare]
@@ -72,9 +73,17 @@ def _same(one: object, other: object) -> bool:
 
 def _marks(message: Message) -> Iterator[str]:
     """What identifies each part of an assistant's turn; thinking is the provider's to check."""
-    if isinstance(message.native, tuple):
-        texts = [str(block["text"]) for block in message.native if block.get("type") == "text"]
-    else:
-        texts = [message.text] if message.text.strip() else []
-    yield from (f"text {text.strip()}" for text in texts)
+    texts = [text for block in message.native for text in _texts(block)] if isinstance(message.native, tuple) else [message.text]
+    yield from (f"text {text.strip()}" for text in texts if text.strip())
     yield from (f"call {call.id} {call.name} {json.dumps(dict(call.args), sort_keys=True)}" for call in message.calls)
+
+
+def _texts(block: Mapping[str, Any]) -> Iterator[str]:
+    """What a part of a turn says aloud, in any of the providers' forms: a text, a message of texts, a part without a type."""
+    if block.get("type") == "message":
+        content = block["content"]
+        yield from (
+            [content] if isinstance(content, str) else (str(part.get("text") or part.get("refusal") or "") for part in content)
+        )
+    elif block.get("type", "text") == "text" and not block.get("thought"):
+        yield str(block.get("text") or "")

@@ -282,7 +282,7 @@ def _no_key(variable: str, model: str) -> str:
     return f"no key for `{model}`: export {variable}, or put `{variable}=…` into ./.env, or set `api_key: ${{VARIABLE}}`"
 
 
-def _program(document: Document, at: Path_, kind: BackendType, command: str | None, env: Mapping[str, str]) -> Path | None:
+def _program(document: Document, at: Path_, kind: BackendType, command: str | None, env: Mapping[str, str]) -> Mapping[str, Path]:
     try:
         return installed(kind, command, env)
     except ConfigError as error:

@@ -27,6 +27,7 @@ BackendType = Literal[
     "local",
     "scripted",
     "claude_code",
+    "codex",
 ]
 BACKENDS: Final[tuple[BackendType, ...]] = get_args(BackendType)
 
@@ -111,6 +112,14 @@ TABLE: Final[Mapping[BackendType, Backend]] = {
         takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "max_thinking_tokens", "reasoning", "command"}),
         ignores=frozenset({"temperature", "top_p"}),
         program="claude",
+    ),
+    "codex": Backend(
+        protocol="responses",
+        url="https://api.openai.com/v1",
+        variable="OPENAI_API_KEY",
+        takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "text", "reasoning", "command"}),
+        ignores=frozenset({"temperature", "top_p"}),
+        program="codex",
     ),
 }
 

@@ -66,8 +66,8 @@ class BackendConfig:
     """None: none is needed (scripted, local, an endpoint on this machine)."""
     key_source: str = ""
     """Where the key came from: a variable's name, or `config`. Never the key."""
-    program: Path | None = None
-    """The user's own installed program that is the agent; None: the agent is ours."""
+    program: Mapping[str, Path] = field(default_factory=dict)
+    """The user's own installed program that is the agent, and what it needs beside itself; empty: the agent is ours."""
     script: Path | None = None
     """The recorded replies of a scripted model; set exactly when `type` is `scripted`."""
     weights: Path | None = None
@@ -114,7 +114,7 @@ class AgentConfig:
     @property
     def strategy(self) -> Literal["loop", "repair", "cli"]:
         """How it works: the small pinned model cannot call tools reliably and gets a workflow; `cli` is a program."""
-        if self.backend.program is not None:
+        if self.backend.program:
             return "cli"
         return "repair" if self.backend.type == "local" and self.backend.weights is None else "loop"
 

@@ -217,7 +217,6 @@ LATER: dict[str, frozenset[str]] = {
 
 LATER_BACKENDS = frozenset(
     {
-        "codex",
         "gemini_cli",
         "ag2",
     }

@@ -15,7 +15,8 @@ import anyio.to_thread
 
 from massgen.agent.circuit import Circuit, Circuits
 from massgen.agent.metered import metered
-from massgen.agent.session import BODY, PROGRAM, Session, build_body_zip, open_session
+from massgen.agent.session import BODY, Session, build_body_zip, mounted, open_session
+from massgen.config.backends import TABLE
 from massgen.config.model import AgentConfig, Config
 from massgen.coordination import begin
 from massgen.coordination import record as records
@@ -143,10 +144,14 @@ def _rooms(parts: Parts, mounts: Mapping[Path, Mount], peers: Path, body: Path) 
         mounts=tuple(mounts[path.path] for path in config.context_paths),
         peers=peers,
         tools={BODY: body},
-        programs={label: {PROGRAM: a.backend.program} for label, a in parts.agents.items() if a.backend.program},
+        programs={label: _mounted(agent) for label, agent in parts.agents.items()},
         cwd=begin.working_folder(config),
         read_only=config.coordination.mode == "read_only",
     )
+
+
+def _mounted(agent: AgentConfig) -> dict[str, Path]:
+    return {mounted(name): path for name, path in agent.backend.program.items()}
 
 
 def _verifier(parts: Parts, rooms: Rooms, store: Store, target: Target, archive: Archive) -> Verifier:
@@ -184,6 +189,7 @@ def _session(
         emit=lambda event: _ignore(log.emit(event)),
         system_message=agent.system_message,
         strategy=agent.strategy,
+        program=TABLE[agent.backend.type].program,
         cwd=cwd,
         verify=config.verify,
         transcript=transcript,

@@ -162,7 +162,7 @@ def test_no_words_show_the_help_on_stderr(capsys: pytest.CaptureFixture[str]):
         (["--config", "key.yaml", "q"], ["key.yaml:4", "NOT_SET"]),
         (["--model", "claude-x", "q"], ["ANTHROPIC_API_KEY"]),
         (["--model", "mystery", "q"], ["--backend"]),
-        (["--backend", "codex", "--model", "g", "q"], ["not in this version", "chatcompletion"]),
+        (["--backend", "ag2", "--model", "g", "q"], ["not in this version", "chatcompletion"]),
         (["q", "--models", "local", "claud-sonnet-4.5"], ["did you mean `claude-sonnet-4-5` (claude)"]),
         (["--models", "local", "q"], ["there is no question", "'q'", "--models A B --"]),
         (["--models"], ["--models", "requires an argument"]),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from massgen.agent import cli_messages
+from massgen.agent import cli_messages, cli_responses
 from massgen.agent.httpd import Asked
 from massgen.agent.mcp_door import answer
 from massgen.agent.metered import MeteredModel
+from massgen.agent.notaken import NotTaken
 from massgen.agent.tools import ANSWER_TOOL
 from massgen.agent.witness import Witness
 from massgen.budget import Cap, Ledger
@@ -48,7 +50,7 @@ def user(content: Any) -> dict[str, Any]:
 )
 def test_a_request_for_more_than_words_passes(body: bytes) -> None:
     """Hosted tools, references, unknown content and what is no request are refused."""
-    with pytest.raises(cli_messages.NotTaken):
+    with pytest.raises(NotTaken):
         cli_messages.read(body)
 
 
@@ -81,13 +83,97 @@ def test_a_reply_is_told_in_pieces_that_do_not_make_it() -> None:
     assert (reply.native, reply.text, reply.stop) == (native, "Look.", "tools")
 
 
+def responses(*items: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"model": "massgen", "input": list(items), **more}).encode()
+
+
+def spoken(content: Any, role: str = "user") -> dict[str, Any]:
+    return {"type": "message", "role": role, "content": content}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[" * 100_000,
+        b"{}",
+        responses(spoken("hi"), previous_response_id="r"),
+        responses(spoken("hi"), conversation="c"),
+        responses(spoken("hi"), prompt={"id": "p"}),
+        responses(spoken("hi"), tools=[{"type": "web_search"}]),
+        responses(spoken("hi"), tools=[{"type": "namespace", "name": "agents", "tools": []}]),
+        responses(spoken([{"type": "input_image", "image_url": "http://x"}])),
+        responses(spoken([{"type": "input_image", "file_id": "x"}])),
+        responses(spoken([{"type": "input_file", "file_url": "http://x"}])),
+        responses({"type": "item_reference", "id": "x"}),
+        responses({"type": "web_search_call", "id": "x"}),
+    ],
+)
+def test_a_response_for_more_than_words_is_asked_for(body: bytes) -> None:
+    """The same for Responses: what is kept at the provider, run or fetched by it, is refused."""
+    with pytest.raises(NotTaken):
+        cli_responses.read(body)
+
+
+def test_a_turn_of_items_changes_on_its_way_through_the_program() -> None:
+    """What the program is told of a reply, and gives back, is the reply: reasoning, words, and calls in a namespace."""
+    from massgen.models.responses_wire import Items
+    from massgen.models.translate import Endpoint
+
+    reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "b3Bh"}
+    call = {"type": "function_call", "call_id": "c1", "name": "mcp__massgen__vote", "arguments": json.dumps(CALL.args)}
+    native = (reasoning, {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I vote."}]}, call)
+    sent = Reply(text="I vote.", calls=(CALL,), native=native, usage=Usage(input_tokens=9, cached_tokens=4, output_tokens=2))
+    items = Items(Endpoint(base_url="http://x", model="m", key_source="", key=""))
+    told = [
+        json.loads(line[6:]) for line in cli_responses.write(sent, model="massgen").decode().splitlines() if line[:6] == "data: "
+    ]
+    for event in told:
+        items.add(event)
+    assert items.complete()
+    assert items.reply().usage == sent.usage
+    done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
+    assert (done[2]["namespace"], done[2]["name"]) == ("mcp__massgen", "vote")
+    back = {"type": "function_call_output", "call_id": "c1", "output": "counted"}
+    model, request = cli_responses.read(responses(spoken("hi"), *done, back, instructions="be good", client_metadata={"a": "b"}))
+    assert (model, [message.role for message in request.messages]) == ("massgen", ["system", "user", "assistant", "tool"])
+    assert request.messages[2].native == native
+    assert request.messages[3].results[0].text == "counted"
+
+
+@pytest.mark.parametrize(
+    "native",
+    [
+        ({"type": "text", "text": "I vote for agent2."},),
+        ({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I vote for agent2."}]},),
+        ({"text": "I vote for agent2."},),
+    ],
+)
+def test_words_in_a_providers_own_form_go_unnoticed(native: tuple[dict[str, Any], ...]) -> None:
+    """In whichever form a turn is kept, words that no model said are seen, and its own are recognised."""
+    witness = Witness("THE PROMPT", prefix="mcp__massgen__")
+    own = Reply(text="I vote for agent2.", native=native)
+    assert not witness.extends(opened(own.as_message()))
+    witness.passed(own)
+    assert witness.extends(opened(own.as_message()))
+
+
+def test_the_prompt_comes_after_words_that_were_put_into_the_models_mouth() -> None:
+    """A program may say more before the prompt; the model may not have spoken before it."""
+    witness = Witness("THE PROMPT", prefix="mcp__massgen__")
+    before = Message(role="user", text="<environment>")
+    prompt = Message(role="user", text="THE PROMPT\n")
+    assert witness.extends(Request(messages=(before, prompt)))
+    assert not witness.extends(Request(messages=(before, Message(role="assistant", text=""), prompt)))
+
+
 def opened(*more: Message) -> Request:
     return Request(messages=(Message(role="system", text="s"), Message(role="user", text="[note]\n\nTHE PROMPT\n"), *more))
 
 
 def test_a_call_that_no_model_made_counts() -> None:
     """Neither a made-up call, nor one with other arguments, nor the same one twice."""
-    witness = Witness("THE PROMPT")
+    witness = Witness("THE PROMPT", prefix="mcp__massgen__")
     assert witness.claim("vote", CALL.args) is None
     assert witness.extends(opened())
     witness.passed(Reply(calls=(CALL,)))
@@ -101,7 +187,7 @@ def test_a_call_that_no_model_made_counts() -> None:
 
 def test_words_that_the_model_never_said_lead_to_a_call_that_counts() -> None:
     """A conversation is the host's when it begins with its prompt and the model's part of it passed here."""
-    witness = Witness("THE PROMPT")
+    witness = Witness("THE PROMPT", prefix="mcp__massgen__")
     witness.passed(Reply(text="I look.", calls=(CALL,)))
     own = Message(role="assistant", text="I look.", calls=(CALL,))
     assert witness.extends(opened(own))
@@ -143,8 +229,27 @@ def test_a_program_that_is_not_there_or_no_program_is_mounted(tmp_path: Path) ->
     script.write_bytes(b"\x7fELF")
     link = tmp_path / "link"
     link.symlink_to(script)
-    assert installed("claude_code", str(link), env) == script.resolve()
-    assert installed("claude", None, env) is None
+    assert installed("claude_code", str(link), env) == {"claude": script.resolve()}
+    assert installed("claude", None, env) == {}
+
+
+def test_npms_script_is_mounted_instead_of_the_program_that_it_starts(tmp_path: Path) -> None:
+    """`codex` in PATH is a script; the program lies in a package for the machine, beside it or below it."""
+    scope = tmp_path / "lib" / "node_modules" / "@openai"
+    script = scope / "codex" / "bin" / "codex.js"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/usr/bin/env node\n")
+    script.chmod(0o755)
+    (tmp_path / "codex").symlink_to(script)
+    env = {"PATH": str(tmp_path)}
+    with pytest.raises(ConfigError, match="npm install -g @openai/codex"):
+        installed("codex", None, env)
+    machine = {"x86_64": "x64", "aarch64": "arm64"}[os.uname().machine]
+    for folder in (scope, scope / "codex" / "node_modules" / "@openai"):
+        program = folder / f"codex-linux-{machine}" / "vendor" / "some-linux-musl" / "bin" / "codex"
+        program.parent.mkdir(parents=True)
+        program.write_bytes(b"\x7fELF")
+        assert installed("codex", None, env) == {"codex": program}
 
 
 async def test_one_conversation_is_reserved_at_the_price_of_another() -> None:

@@ -97,7 +97,7 @@ def world(tmp_path: Path) -> World:
         ("agents:\n  - {id: 'a\\n', backend: {type: local}}\n", ["agents[0].id"]),
         ("agents:\n  - {id: a, backend: {type: local}}\n  - {id: a, backend: {type: local}}\n", [":3: agents[1].id", "line 2"]),
         ("agent: {id: a, backend: {type: local}}\n" + ONE, ["not both"]),
-        ("agent: {id: a, backend: {type: codex, model: g}}\n", ["codex", "not in this version", "local, scripted"]),
+        ("agent: {id: a, backend: {type: ag2, model: g}}\n", ["ag2", "not in this version", "local, scripted"]),
         ("agent: {id: a, backend: {type: gemini, model: g}}\n", ["GEMINI_API_KEY"]),
         ("agent: {id: a, backend: {type: azure_openai, model: d, api_key: k}}\n", ["base_url"]),
         ("agent: {id: a, backend: {type: vllm, model: m, enable_web_search: true}}\n", ["not for the backend `vllm`", "grok"]),

@@ -1,0 +1,206 @@
+"""The programs that can be an agent, one class each: how it starts in the container, and in what protocol it asks for its model.
+
+None is asked to keep to anything: what it may do is decided by the container, and what it may ask for by the reader of its
+protocol. A model's name in the container is what the program needs to hear, not always the one that is called: `codex` knows the
+names of its maker's models and would ask for tools that run at the provider, so it hears of one that it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from massgen.agent import cli_messages, cli_responses
+from massgen.agent.httpd import Answer, Asked
+from massgen.messages import Reply, Request, ToolResult
+
+PLACE: Final = "/opt/massgen/cli"
+"""The folder in the container in which an agent's programs are mounted, each under its name."""
+NO_KEY: Final = "none-in-here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One run of a program, which gets its prompt on stdin."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Program(Protocol):
+    """What the strategy needs to know of a program."""
+
+    name: str
+    prefix: str
+    """Before the names of our MCP server's tools, in the program's requests."""
+
+    def start(self, *, address: str, model: str) -> Start:
+        """How to run it, with its provider and the MCP server at `address`."""
+        ...
+
+    def called(self, model: str) -> str:
+        """The name under which it asks for the agent's model."""
+        ...
+
+    def asks(self, asked: Asked) -> bool:
+        """Whether a request is one for the model."""
+        ...
+
+    def read(self, asked: Asked) -> tuple[str, Request]:
+        """The model that it asks for, and what. Raises NotTaken."""
+        ...
+
+    def told(self, reply: Reply, *, model: str) -> Answer:
+        """A reply as the program expects it."""
+        ...
+
+    def refused(self, why: str, *, missing: bool = False) -> Answer:
+        """A refusal in its provider's words; `missing`: there is no such model or address."""
+        ...
+
+    def shown(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arguments of its own tools under the names that ours have, for people."""
+        ...
+
+    def outcome(self, result: ToolResult) -> tuple[bool, int | None]:
+        """Whether a command went well, and its exit code where the result says it."""
+        ...
+
+
+class Claude:
+    """Claude Code: Messages."""
+
+    name = "claude"
+    prefix = "mcp__massgen__"
+    TOOLS: Final = "Bash,Read,Edit,Write,Glob,Grep"
+    ENV: Final = {
+        "ANTHROPIC_API_KEY": NO_KEY,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "ENABLE_TOOL_SEARCH": "false",
+        "API_TIMEOUT_MS": "3600000",
+    }
+
+    def start(self, *, address: str, model: str) -> Start:
+        """One turn, without a session, settings or permissions of its own."""
+        server = {"mcpServers": {"massgen": {"type": "http", "url": f"{address}/mcp"}}}
+        argv = (
+            *(f"{PLACE}/claude", "-p", "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions"),
+            *("--setting-sources", "", "--no-session-persistence", "--strict-mcp-config", "--mcp-config", json.dumps(server)),
+            *("--model", model, "--tools", self.TOOLS),
+        )
+        return Start(argv=argv, env={**self.ENV, "ANTHROPIC_BASE_URL": address, "ANTHROPIC_SMALL_FAST_MODEL": model})
+
+    def called(self, model: str) -> str:
+        """By its own name."""
+        return model
+
+    def asks(self, asked: Asked) -> bool:
+        """One address."""
+        return (asked.method, asked.path) == ("POST", "/v1/messages")
+
+    def read(self, asked: Asked) -> tuple[str, Request]:
+        """See `cli_messages`."""
+        return cli_messages.read(asked.body)
+
+    def told(self, reply: Reply, *, model: str) -> Answer:
+        """As a stream."""
+        return Answer(status=200, body=cli_messages.write(reply, model=model), kind="text/event-stream")
+
+    def refused(self, why: str, *, missing: bool = False) -> Answer:
+        """As the provider refuses."""
+        return _refusal(cli_messages.refused(why, **_kind(missing=missing)))
+
+    def shown(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A file is `file_path` there."""
+        return _renamed(args, {"file_path": "path"})
+
+    def outcome(self, result: ToolResult) -> tuple[bool, int | None]:
+        """Results say whether they are errors."""
+        return result.ok, None
+
+
+class Codex:
+    """OpenAI's Codex: Responses."""
+
+    name = "codex"
+    prefix = "mcp__massgen__"
+    OFF: Final = ("apps", "goals", "hooks", "image_generation", "multi_agent", "plugins", "skill_search", "tool_suggest")
+    """Features that would want their provider's services, or agents beside this one."""
+    _EXIT: Final = re.compile(r"^Process exited with code (\d+)$", re.MULTILINE)
+
+    def start(self, *, address: str, model: str) -> Start:
+        """One turn, without a session, a user's config, permissions or a sandbox of its own."""
+        provider = f'name="massgen",base_url="{address}/v1",wire_api="responses",supports_websockets=false'
+        patience = "request_max_retries=0,stream_max_retries=0,stream_idle_timeout_ms=3600000"
+        server = f'url="{address}/mcp",default_tools_approval_mode="approve",startup_timeout_sec=60,tool_timeout_sec=3600'
+        config = (
+            "model_provider=massgen",
+            f"model_providers.massgen={{{provider},{patience}}}",
+            f"mcp_servers.massgen={{{server}}}",
+            "analytics.enabled=false",
+            "check_for_update_on_startup=false",
+            "web_search=disabled",
+            *(f"features.{name}=false" for name in self.OFF),
+        )
+        argv = (
+            *(f"{PLACE}/codex", "exec", "--json", "--ephemeral", "--ignore-user-config", "--skip-git-repo-check"),
+            *("--dangerously-bypass-approvals-and-sandbox", "-m", self.called(model)),
+            *(word for line in config for word in ("-c", line)),
+            "-",
+        )
+        return Start(argv=argv)
+
+    def called(self, model: str) -> str:  # noqa: ARG002 - whichever it is
+        """By a name that it does not know: its tools are then plain functions."""
+        return "massgen"
+
+    def asks(self, asked: Asked) -> bool:
+        """One address."""
+        return (asked.method, asked.path) == ("POST", "/v1/responses")
+
+    def read(self, asked: Asked) -> tuple[str, Request]:
+        """See `cli_responses`."""
+        return cli_responses.read(asked.body)
+
+    def told(self, reply: Reply, *, model: str) -> Answer:
+        """As a stream."""
+        return Answer(status=200, body=cli_responses.write(reply, model=model), kind="text/event-stream")
+
+    def refused(self, why: str, *, missing: bool = False) -> Answer:
+        """As the provider refuses."""
+        return _refusal(cli_responses.refused(why, **_kind(missing=missing)))
+
+    def shown(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A command is `cmd` there."""
+        return _renamed(args, {"cmd": "command"})
+
+    def outcome(self, result: ToolResult) -> tuple[bool, int | None]:
+        """Results are text, and say how a command ended."""
+        found = self._EXIT.search(result.text)
+        code = int(found[1]) if found else None
+        return result.ok and not code, code
+
+
+PROGRAMS: Final[Mapping[str, Program]] = {program.name: program for program in (Claude(), Codex())}
+
+
+def mounted(name: str) -> str:
+    """Where in the container a program, or what it needs beside itself, is mounted."""
+    return f"{PLACE}/{name}"
+
+
+def _kind(*, missing: bool) -> dict[str, Any]:
+    return {"status": 404, "kind": "not_found_error"} if missing else {}
+
+
+def _refusal(told: tuple[int, bytes]) -> Answer:
+    return Answer(status=told[0], body=told[1])
+
+
+def _renamed(args: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    return {names.get(key, key): value for key, value in args.items()}
