@@ -66,7 +66,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description="Run one command in a container: no network, no root, limits on everything. The folder you stand in is "
         "shown as a draft that is thrown away; an overlay draft has its git history, a copy (of root's folders, for one) has "
-        "no .git, and --stats says which it was.",
+        "one commit of what is there, and --stats says which it was.",
         epilog="Exit code: the command's; 124 out of time, 125 no sandbox, 126 not executable, 127 not found, 137 out of memory.",
         allow_abbrev=False,
     )

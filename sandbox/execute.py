@@ -32,6 +32,17 @@ _PEAKS = {
     "pids": ("pids.peak", "pids/pids.peak"),
 }
 """What the kernel keeps of a container, below /sys/fs/cgroup: version 2, then 1. Old kernels keep less."""
+COMMIT_S = 3.0
+_COMMIT = """
+set -e
+test "$(du -sk . | cut -f1)" -lt 65536
+git init -q --template= --initial-branch=main
+git config user.name agent
+git config user.email agent@sandbox.invalid
+git add -A
+git commit -q --allow-empty -m "What is visible here; the project's own history is not shown"
+"""
+"""For a copy, which comes without `.git`: what an overlay's `fresh` view is, made inside, where nothing withheld is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,7 @@ async def execute(
         store = Store(folder)
         base = await anyio.to_thread.run_sync(Base.take, job.write if job.patch else (), store)
         async with Sandbox.open(spec, engine=engine) as box:
+            shown = [await _with_repository(box, mount) for mount in box.mounts]
             outcome = await box.run(
                 job.argv,
                 stdin=stdin,
@@ -98,7 +110,7 @@ async def execute(
             )
             if job.peaks and (await engine.facts()).isolates:
                 outcome = await _with_peaks(box, outcome)
-            done = Done(outcome=outcome, start_s=box.start_s, mounts=box.mounts)
+            done = Done(outcome=outcome, start_s=box.start_s, mounts=tuple(shown))
             if not job.patch or outcome.reason in ("lost", "engine"):
                 return done
             snapshot = base.changes(base.project(await box.snapshot(store)))
@@ -115,6 +127,20 @@ def _mounts(job: Job) -> tuple[Mount, ...]:
     mounts += [Mount(source=path, mode="draft", withhold=job.withhold(path), git="clean") for path in job.write]
     shown = [foresee(mount, uid=agent_uid()).kind == "overlay" and (mount.source / ".git").exists() for mount in mounts]
     return tuple(replace(m, git=job.git(m.source) if able else "hide") for m, able in zip(mounts, shown, strict=True))
+
+
+async def _with_repository(box: Sandbox, mount: Mapping[str, str]) -> Mapping[str, str]:
+    """A copy of a repository gets one of a single commit, if that is done in a moment: `git status` and `git diff` work in it.
+
+    Sending the project's own along, the obvious way, would fill the memory of the copy with its whole history.
+    """
+    source = next((m.source for m in box.spec.mounts if m.inside == mount["path"]), None)
+    if mount.get("draft") != "copy" or source is None or not (source / ".git").exists():
+        return mount
+    if (await box.run(["sh", "-c", _COMMIT], cwd=mount["path"], timeout_s=COMMIT_S)).ok:
+        return {**mount, "git": "fresh"}
+    await box.run(["rm", "-rf", ".git"], cwd=mount["path"])
+    return mount
 
 
 async def _with_peaks(box: Sandbox, outcome: Outcome) -> Outcome:

@@ -173,20 +173,21 @@ def test_a_result_depends_on_how_drafts_are_made(people: dict[str, Person]) -> N
 
 
 def test_one_command_depends_on_how_its_draft_is_made(people: dict[str, Person]) -> None:
-    """`massgen exec` changes the same, shows the same and leaves the same behind; a user's overlay has the history, too."""
+    """`massgen exec` changes the same and leaves the same; an overlay has the project's history, a copy one commit."""
     patches: dict[str, bytes] = {}
     for name, person in people.items():
         before, project, kept = picture(person.project), str(person.project), person.home / "kept.patch"
         asked = ("--json", "--keep-changes", str(kept), "--write", project, "--workdir", project)
-        done = person.massgen("exec", *asked, "--", "sh", "-c", f"git log --oneline; {CHANGES}")
+        done = person.massgen("exec", *asked, "--", "sh", "-c", f"git status --short; git log --oneline; {CHANGES}")
         assert done.returncode == 0, done.stderr + done.stdout
         told = json.loads(done.stdout)
         assert told["mounts"] == [
             {"path": project, "mode": "draft", "draft": "overlay", "git": "clean"}
             if name == "user"
-            else {"path": project, "mode": "draft", "draft": "copy"}
+            else {"path": project, "mode": "draft", "draft": "copy", "git": "fresh"}
         ]
-        assert (" first\n" in told["stdout"]) == (name == "user")
+        assert told["stdout"].count("\n") == 1
+        assert told["stdout"].endswith(" first\n" if name == "user" else " is not shown\n")
         assert picture(person.project) == before
         patches[name] = kept.read_bytes()
     assert patches["user"] == patches["root"]
