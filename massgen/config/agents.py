@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from massgen.config.backends import BACKENDS, TABLE, BackendType, backend_for
 from massgen.config.installed import installed
-from massgen.config.keys import base_url, find_key
+from massgen.config.keys import base_url, find_key, no_key
 from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig
 from massgen.config.names import did_you_mean
 from massgen.config.schema import RawAgent, RawBackend, RawConfig, RawParams, RawPath, check_backend_type, unknown_backend
@@ -154,7 +154,7 @@ def _backend(
         raise document.error(at, f"needs the key `base_url`: the backend `{kind}` has an endpoint for each customer")
     secret, source = find_key(kind, url, raw.api_key, env, clear=bool(raw.allow_http))
     if source and secret is None:
-        raise document.error(at, _no_key(source, model))
+        raise document.error(at, f"{no_key(source, model)}, or set `api_key: ${{VARIABLE}}`")
     asked = _Asked(raw, params, TABLE[kind].takes)
     _check_together(document, at, asked, model)
     return BackendConfig(
@@ -278,10 +278,6 @@ def _ignored(raw: RawBackend, params: RawParams) -> list[str]:
     return out
 
 
-def _no_key(variable: str, model: str) -> str:
-    return f"no key for `{model}`: export {variable}, or put `{variable}=…` into ./.env, or set `api_key: ${{VARIABLE}}`"
-
-
 def _program(document: Document, at: Path_, kind: BackendType, command: str | None, env: Mapping[str, str]) -> Mapping[str, Path]:
     try:
         return installed(kind, command, env)
@@ -308,16 +304,29 @@ def _from_flags(single: Single, env: Mapping[str, str]) -> AgentConfig:
     if not model:
         raise ConfigError(f"the backend `{kind}` needs a model: add --model NAME")
     url = base_url(single.base_url) if single.base_url else ""
+    if kind == "azure_openai":
+        url = url or env.get("AZURE_OPENAI_ENDPOINT", "")
+    if not url and not TABLE[kind].url and "base_url" in TABLE[kind].takes:
+        raise ConfigError(
+            f"the backend `{kind}` has an endpoint for each customer: add --base-url, or export AZURE_OPENAI_ENDPOINT"
+        )
     key, source = find_key(kind, url, None, env)
     if source and key is None:
-        raise ConfigError(f"no key for `{model}`: export {source}, or put `{source}=…` into ./.env")
+        raise ConfigError(no_key(source, model))
     weights = _weights(model, Path.cwd()) if kind == "local" else None
     try:
         program = installed(kind, None, env)
     except ConfigError as error:
         raise ConfigError(f"--backend {kind}: {error}") from error
     backend = BackendConfig(
-        type=kind, model=model, base_url=url, api_key=key, key_source=source, weights=weights, program=program
+        type=kind,
+        model=model,
+        base_url=url,
+        api_key=key,
+        key_source=source,
+        weights=weights,
+        program=program,
+        api_version=env.get("AZURE_OPENAI_API_VERSION", "") if kind == "azure_openai" else "",
     )
     return AgentConfig(id=_id(model), backend=backend, system_message=single.system_message)
 

@@ -150,6 +150,26 @@ PRESETS: Final[Mapping[str, Preset]] = {
 OTHER_HOST: Final = "MASSGEN_API_KEY"
 """For servers that no row and no preset knows."""
 
+KEYS_AT: Final[Mapping[str, str]] = {
+    "ANTHROPIC_API_KEY": "https://console.anthropic.com/settings/keys",
+    "AZURE_OPENAI_API_KEY": "https://portal.azure.com (Keys and Endpoint of the resource)",
+    "CEREBRAS_API_KEY": "https://cloud.cerebras.ai",
+    "DEEPSEEK_API_KEY": "https://platform.deepseek.com/api_keys",
+    "FIREWORKS_API_KEY": "https://fireworks.ai/account/api-keys",
+    "GEMINI_API_KEY": "https://aistudio.google.com/apikey",
+    "GROQ_API_KEY": "https://console.groq.com/keys",
+    "MOONSHOT_API_KEY": "https://platform.moonshot.ai/console/api-keys",
+    "NEBIUS_API_KEY": "https://studio.nebius.com",
+    "OPENAI_API_KEY": "https://platform.openai.com/api-keys",
+    "OPENROUTER_API_KEY": "https://openrouter.ai/keys",
+    "POE_API_KEY": "https://poe.com/api_key",
+    "QWEN_API_KEY": "https://bailian.console.alibabacloud.com",
+    "TOGETHER_API_KEY": "https://api.together.ai/settings/api-keys",
+    "XAI_API_KEY": "https://console.x.ai",
+    "ZAI_API_KEY": "https://z.ai/manage-apikey/apikey-list",
+}
+"""Where people get the key of each variable."""
+
 _PLACES: Final = [(row.url, row.variable) for row in TABLE.values() if row.variable and row.url]
 _HOSTS: Final[Mapping[str, str]] = {
     (urlsplit(url).hostname or ""): variable for url, variable in [*_PLACES, *((p.url, p.variable) for p in PRESETS.values())]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from massgen.config.backends import PRESETS, TABLE, BackendType, spellings, variable_for
+from massgen.config.backends import KEYS_AT, PRESETS, TABLE, BackendType, spellings, variable_for
 from massgen.config.model import Secret
 from massgen.config.paths import Places
 from massgen.errors import ConfigError
@@ -120,6 +120,12 @@ def find_key(
     if key and not clear:
         _check_clear(url, source)
     return (Secret(key) if key else None), source
+
+
+def no_key(variable: str, model: str) -> str:
+    """What to say when a key is missing: the variable, where to put it, where to get it."""
+    got = f"; get one at {KEYS_AT[variable]}" if variable in KEYS_AT else ""
+    return f"no key for `{model}`: export {variable}, or put `{variable}=…` into ./.env{got}"
 
 
 def _looked_up(variable: str, env: Mapping[str, str]) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from massgen.config.backends import KEYS_AT, OTHER_HOST, providers
 from massgen.config.load import Flags, load
 from massgen.config.model import Config
 from massgen.config.names import nearest
@@ -70,6 +71,22 @@ def test_a_missing_key_says_which_variable_and_where_to_put_it(world: World) -> 
     for told in (world.refuse({"type": "gemini", "model": "m"}), world.refuse(model="gemini-2.5-pro")):
         assert "GEMINI_API_KEY" in told
         assert ".env" in told
+        assert "https://aistudio.google.com/apikey" in told
+
+
+def test_every_provider_says_where_its_keys_are_got(world: World) -> None:
+    """A row or a preset that is added later, too."""
+    assert providers().keys() - {OTHER_HOST} == KEYS_AT.keys()
+    assert "get one at" not in world.refuse(model="m", base_url="https://models.example.org/v1")
+
+
+def test_azure_is_found_without_a_file(world: World) -> None:
+    """Its endpoint and version come from the environment for flags, too; without one that is said before anything starts."""
+    world.env["AZURE_OPENAI_API_KEY"] = "k"
+    assert "AZURE_OPENAI_ENDPOINT" in world.refuse(models=("azure_openai:dep",))
+    world.env |= {"AZURE_OPENAI_ENDPOINT": "https://mine.openai.azure.com", "AZURE_OPENAI_API_VERSION": "v2"}
+    (backend,) = (agent.backend for agent in world.load(models=("azure_openai:dep",)).agents)
+    assert (backend.base_url, backend.api_version, backend.model) == ("https://mine.openai.azure.com", "v2", "dep")
 
 
 def test_a_key_in_the_clear_is_refused_unless_the_user_insists(world: World) -> None:
