@@ -1,4 +1,4 @@
-"""The embedded model: real weights where they are there; what can go wrong without them everywhere."""
+"""The embedded model. What only real weights can show needs them; what the server around them does is tried with a tiny model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ import anyio
 import pytest
 
 from massgen.errors import ConfigError, ContextOverflow, ModelUnavailable
-from massgen.messages import Message, Piece, Request, ToolCall, ToolResult, ToolSpec, Usage
+from massgen.messages import Message, Piece, Request, ToolSpec, Usage
 from massgen.models import LocalModel, ScoringModel, open_model
-from massgen.models.claude import ClaudeModel
 from massgen.models.gguf import shape
-from massgen.models.openai_sdk import OpenAIClient
 from massgen.models.pinned import QWEN_CODER, models_folder
-from massgen.models.responses import ResponsesModel
 from tests.support.gguf import gguf_head
+from tests.support.tiny_model import FOR_EVER, tiny_model
 
 WEIGHTS = models_folder(os.environ) / QWEN_CODER.file_name
 CHECKER = "You check a bug fix by its test result. PASS means approve. FAIL means reject. Answer with one word: yes or no."
@@ -35,6 +33,25 @@ DIES_WITHIN_MS = 3000
 def asking(text: str, **more: int) -> Request:
     """One question, always answered alike."""
     return Request(messages=(Message(role="user", text=text),), temperature=0.0, **more)
+
+
+PLAIN = "A tiny model says all that it knows."
+REPLIES = {"plain": PLAIN, "endless": f"and on and on it goes, until somebody stops it{FOR_EVER}"}
+CHOOSE = "{% if 'forever' in messages[-1].content %}endless{% else %}plain{% endif %}"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a megabyte."""
+    pytest.importorskip("xllamacpp")
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf", REPLIES, CHOOSE)
+
+
+@pytest.fixture(scope="module")
+async def shared(tiny: Path) -> AsyncIterator[LocalModel]:
+    """It, loaded once for this file."""
+    async with LocalModel.open(tiny, context=4096, linger_s=0.1) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -67,67 +84,62 @@ async def test_a_score_that_ignores_the_test_result_is_noticed(model: LocalModel
     assert scores[0] > 0 > scores[1]
 
 
-@pytest.mark.model
-async def test_agents_who_ask_at_once_take_turns(model: LocalModel) -> None:
+async def test_agents_who_ask_at_once_take_turns(shared: LocalModel) -> None:
     """Two at once both get their answer, and closing what one agent was given leaves the model to the others."""
     answers: list[str] = []
 
     async def ask() -> None:
-        async with open_model(backend="local", local=model) as shared:
-            answers.append((await shared.complete(asking("Say hi.", max_tokens=8))).text)
+        async with open_model(backend="local", local=shared) as own:
+            answers.append((await own.complete(asking("Say hi."))).text)
 
     async with anyio.create_task_group() as group:
         group.start_soon(ask)
         group.start_soon(ask)
-    assert len(answers) == 2
-    assert (await model.complete(asking("Say hi.", max_tokens=8))).text == answers[0]
+    assert answers == [PLAIN, PLAIN]
+    assert (await shared.complete(asking("Say hi."))).text == PLAIN
 
 
-@pytest.mark.model
-async def test_a_prompt_that_is_too_long_is_told_as_such(model: LocalModel) -> None:
+async def test_a_prompt_that_is_too_long_is_told_as_such(shared: LocalModel) -> None:
     """A prompt past the 4,096 tokens is a context overflow, not a dead server."""
     with pytest.raises(ContextOverflow, match="4096"):
-        await model.complete(asking("x " * 5000))
+        await shared.complete(asking("x " * 5000))
 
 
-@pytest.mark.model
-async def test_other_users_of_the_machine_cannot_ask(model: LocalModel) -> None:
+async def test_other_users_of_the_machine_cannot_ask(shared: LocalModel) -> None:
     """Without the key the server answers 401, and the key is not on its command line or in its environment."""
-    endpoint = model.endpoint
+    endpoint = shared.endpoint
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
     request = urllib.request.Request(f"{endpoint.base_url}/chat/completions", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as refused:
         await anyio.to_thread.run_sync(urllib.request.urlopen, request)
     refused.value.close()
     assert refused.value.code == 401
-    process = Path(f"/proc/{model.server_pid}")
+    process = Path(f"/proc/{shared.server_pid}")
     assert endpoint.key.encode() not in (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
 
 
-@pytest.mark.model
-async def test_a_dead_server_is_told_as_such_and_started_again() -> None:
+async def test_a_dead_server_is_told_as_such_and_started_again(tiny: Path) -> None:
     """A server that was killed, as the kernel does for want of memory, gives an error that says so; the next call works."""
-    async with LocalModel.open(WEIGHTS, context=1024, linger_s=0.1) as opened:
+    async with LocalModel.open(tiny, context=8192, linger_s=0.1) as opened:
         killed = opened.server_pid
 
         def kill(_: Piece) -> None:
             os.kill(killed, signal.SIGKILL)
 
         with pytest.raises(ModelUnavailable, match=r"killed by signal 9.*starts it again"):
-            await opened.complete(asking("Count to a thousand.", max_tokens=500), on_piece=kill)
-        assert (await opened.complete(asking("Say hi.", max_tokens=4))).usage.output_tokens > 0
+            await opened.complete(asking("Talk forever."), on_piece=kill)
+        assert (await opened.complete(asking("Say hi."))).text == PLAIN
         assert opened.server_pid != killed
 
 
-@pytest.mark.model
-async def test_runs_share_one_server_and_the_last_one_ends_it() -> None:
+async def test_runs_share_one_server_and_the_last_one_ends_it(tiny: Path) -> None:
     """Two at once start one; the second reuses what the first one's prompt cost; when both have left it is gone."""
     opened: list[LocalModel] = []
     usages: list[Usage] = []
     ready, over = anyio.Event(), anyio.Event()
 
     async def run(who: str) -> None:
-        async with LocalModel.open(WEIGHTS, context=1536, linger_s=0.1) as model:
+        async with LocalModel.open(tiny, context=1536, linger_s=0.1) as model:
             opened.append(model)
             messages = (Message(role="system", text="You are brief. " * 60), Message(role="user", text=f"I am {who}."))
             usages.append((await model.complete(Request(messages=messages, max_tokens=4))).usage)
@@ -145,12 +157,11 @@ async def test_runs_share_one_server_and_the_last_one_ends_it() -> None:
     assert await anyio.to_thread.run_sync(dies, opened[0].server_pid)
 
 
-@pytest.mark.model
-async def test_a_server_that_lingers_is_there_for_the_next_run() -> None:
+async def test_a_server_that_lingers_is_there_for_the_next_run(tiny: Path) -> None:
     """It stays for a moment after its last user, and knows none of the variables of whoever started it."""
-    async with LocalModel.open(WEIGHTS, context=1280, linger_s=5) as first:
+    async with LocalModel.open(tiny, context=1280, linger_s=5) as first:
         pid = first.server_pid
-    async with LocalModel.open(WEIGHTS, context=1280, linger_s=5) as second:
+    async with LocalModel.open(tiny, context=1280, linger_s=5) as second:
         assert second.server_pid == pid
         assert "PYTEST_CURRENT_TEST" not in environ(pid)
         os.kill(pid, signal.SIGTERM)
@@ -162,30 +173,7 @@ def environ(pid: int) -> str:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("protocol", ["responses", "messages"])
-async def test_another_server_understands_our_other_protocols(model: LocalModel, protocol: str) -> None:
-    """llama.cpp speaks Responses and Messages, by people who never saw our adapters: text, pieces, tokens, history."""
-    endpoint = model.endpoint
-    given = {"model": "local", "base_url": endpoint.base_url, "api_key": endpoint.key}
-    other = ResponsesModel(OpenAIClient(**given, loopback=True)) if protocol == "responses" else ClaudeModel(**given)
-    pieces: list[Piece] = []
-    history = (
-        Message(role="system", text="Answer with one word."),
-        Message(role="user", text="What is the capital of France?"),
-        Message(role="assistant", text="Paris", calls=(ToolCall(id="c1", name="look", args={"at": "map"}),)),
-        Message(role="tool", results=(ToolResult(call_id="c1", text="Paris is on the map."),)),
-        Message(role="user", text="Say that word again."),
-    )
-    look = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {"at": {"type": "string"}}})
-    reply = await other.complete(Request(messages=history, tools=(look,), max_tokens=12), on_piece=pieces.append)
-    await other.aclose()
-    assert reply.text
-    assert "".join(piece.text for piece in pieces if piece.kind == "text") == reply.text
-    assert reply.usage.input_tokens > 30
-    assert reply.usage.output_tokens > 0
-
-
-@pytest.mark.model
+@pytest.mark.slow
 async def test_a_file_by_its_path_can_call_tools(tmp_path: Path) -> None:
     """Any GGUF file says how large it is, and a call that its model writes as text is a call."""
     path = tmp_path / "mine.gguf"
@@ -202,9 +190,9 @@ async def test_a_file_by_its_path_can_call_tools(tmp_path: Path) -> None:
 
 
 @contextmanager
-def parent(code: str) -> Iterator[subprocess.Popen[str]]:
+def parent(code: str, weights: Path) -> Iterator[subprocess.Popen[str]]:
     """A Python program whose output we read."""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", code, str(weights)], stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -225,19 +213,19 @@ def dies(pid: int, within_ms: int = DIES_WITHIN_MS) -> bool:
         os.close(handle)
 
 
-SERVING = f"""
-import anyio, pathlib
+SERVING = """
+import anyio, pathlib, sys
 from massgen.models import LocalModel
 async def main():
-    async with LocalModel.open(pathlib.Path({str(WEIGHTS)!r}), context=768, linger_s=0.1) as model:
+    async with LocalModel.open(pathlib.Path(sys.argv[1]), context=768, linger_s=0.1) as model:
         print(model.server_pid, flush=True)
         await anyio.sleep_forever()
 anyio.run(main)
 """
-LOADING = f"""
+LOADING = """
 import json, subprocess, sys
 server = subprocess.Popen([sys.executable, "-m", "massgen.models.local_server"], stdin=subprocess.PIPE)
-settings = dict(model={str(WEIGHTS)!r}, key="k", threads=1, context=512, log="/dev/null")
+settings = dict(model=sys.argv[1], key="k", threads=1, context=512, log="/dev/null")
 server.stdin.write(json.dumps(settings).encode() + b"\\n")
 server.stdin.flush()
 print(server.pid, flush=True)
@@ -245,10 +233,9 @@ server.wait()
 """
 
 
-@pytest.mark.model
-def test_users_that_are_killed_leave_no_server() -> None:
-    """SIGKILL of one of two: it stays for the other; of both: two gigabytes are free again within 3 s."""
-    with parent(SERVING) as first, parent(SERVING) as second:
+def test_users_that_are_killed_leave_no_server(tiny: Path) -> None:
+    """SIGKILL of one of two: it stays for the other; of both: its memory is free again within 3 s."""
+    with parent(SERVING, tiny) as first, parent(SERVING, tiny) as second:
         assert first.stdout is not None
         assert second.stdout is not None
         server = int(first.stdout.readline())
@@ -263,7 +250,7 @@ def test_users_that_are_killed_leave_no_server() -> None:
 @pytest.mark.model
 def test_a_keeper_that_is_killed_leaves_no_server() -> None:
     """Also when it comes while the model is loading."""
-    with parent(LOADING) as keeper:
+    with parent(LOADING, WEIGHTS) as keeper:
         assert keeper.stdout is not None
         server = int(keeper.stdout.readline())
         keeper.send_signal(signal.SIGKILL)
