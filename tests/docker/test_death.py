@@ -34,6 +34,8 @@ from tests.support.wrapped import Wrapped
 
 pytestmark = pytest.mark.docker
 
+FLOODED_S = 2.0
+"""Within which a flood that nobody reads is over, however it is ended; it takes a fifth of a second where nobody else works."""
 FLOOD = ["python3", "-c", "import os\nwhile True: os.write(1, b'x' * 65536); os.write(2, b'y' * 65536)"]
 OPEN = """
 async def main(argv):
@@ -74,12 +76,12 @@ def spec(image: str, label: str) -> SandboxSpec:
 @pytest.mark.parametrize("what", ["idle", "reads", "unread"])
 @pytest.mark.probe("69")
 async def test_a_killed_host_leaves_a_container(image: str, label: str, what: str) -> None:
-    """SIGKILL of the host, idle, in a flood of output it reads, or in one that nobody reads: 3 s later nothing is left (69)."""
+    """SIGKILL of the host, idle, in a flood of output it reads, or in one that nobody reads: 2 s later nothing is left (69)."""
     with host(OPEN, label, image, "60", what) as process:
         assert await anyio.to_thread.run_sync(line, process) == "up"
         assert len(labelled(f"massgen.test={label}")) == 1
         process.kill()
-        assert await gone(f"massgen.test={label}") is not None
+        assert await gone(f"massgen.test={label}", within_s=FLOODED_S) is not None
 
 
 @pytest.mark.probe("70")
@@ -220,17 +222,20 @@ async def test_a_closed_sandbox_leaves_a_descriptor_or_keeps_the_loop_busy(engin
 
 
 async def test_a_flood_that_nobody_reads_delays_the_end(engine: DockerEngine, spec: SandboxSpec, label: str) -> None:
-    """Programs that flood both streams while nobody receives: the sandbox answers, and is closed within 3 s (design 2.5)."""
+    """Both streams are flooded, nobody receives: others are answered, killing a program or closing takes < 2 s (design 2.5)."""
     async with Sandbox.open(spec, engine=engine) as box:
         async with box.spawn(FLOOD) as one, box.spawn(FLOOD) as two:
             await one.receive()
             await two.receive()
-            with anyio.move_on_after(0.3):
-                await anyio.sleep_forever()
-            assert (await box.run(["echo", "still here"], timeout_s=5)).stdout.text == "still here\n"
+            lived = await box.run(["sleep", "0.3"], timeout_s=5)
+            assert lived.reason == "exited"
+            await one.kill()
+            ended = await one.wait()
+            assert ended.reason == "killed"
+            assert lived.wall_s < ended.wall_s < lived.wall_s + FLOODED_S  # the guest's clock
             unread = box.spawn(FLOOD)
             await (await unread.__aenter__()).receive()
         began = time.monotonic()
     await unread.__aexit__(None, None, None)  # still open when the sandbox went
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < FLOODED_S
     assert labelled(f"massgen.test={label}") == []

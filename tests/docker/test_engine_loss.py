@@ -17,7 +17,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from sandbox import AGENT_UID, DockerEngine, EngineDied, EngineError, Mount, Sandbox, SandboxLost, SandboxSpec, overlay
+from massgen import app
+from massgen.config.model import AgentConfig, BackendConfig, Config, ContextPath, SandboxConfig
+from massgen.events.codec import Envelope
+from massgen.events.types import ToolStarted
+from sandbox import AGENT_UID, DockerEngine, EngineDied, EngineError, Limits, Mount, Sandbox, SandboxLost, SandboxSpec, overlay
 from sandbox.views import bury
 from tests.security.attack import SMALL
 from tests.support.private_engine import ROOT, PrivateEngine, left, unable
@@ -28,12 +32,16 @@ pytestmark = pytest.mark.docker
 Blow = Callable[[PrivateEngine], object]
 BLOWS: dict[str, Blow] = {
     "engine-killed": lambda private: private.kill(),
+    "engine-killed-and-restarted": lambda private: (private.signal("dockerd", signal.SIGKILL), private.start()),
     "engine-restarted": lambda private: private.restart(),
     "engine-restarted-with-live-restore": lambda private: private.restart("--live-restore"),
     "shim-killed": lambda private: private.signal("containerd-shim-runc-v2", signal.SIGKILL),
 }
-TWINS = ("engine-restarted", "shim-killed")
+HANGS: dict[str, Blow] = {"engine-hung": lambda private: private.signal("dockerd", signal.SIGSTOP)}
+TWINS = ("engine-killed-and-restarted", "engine-restarted", "shim-killed")
 """What ends as another one does: each has its day."""
+NOTICED_S = Limits().silence_s * 5 / 4
+"""A hung engine may be one that only thinks: it is asked every quarter of a silence, and lost after a whole one."""
 AT_ONCE_S = 12.0
 """For what takes a second where nobody else works: an engine's restart, and one question to it that nobody answers."""
 
@@ -101,6 +109,7 @@ async def test_an_engine_that_dies_under_a_command_hangs_its_caller(
         assert (await box.run(["cat", str(project / "file")])).stdout.text == "original"
 
 
+@pytest.mark.slow
 @pytest.mark.probe("70")
 async def test_an_engine_that_hangs_holds_its_callers(private: PrivateEngine, image: str, project: Path, marker: str) -> None:
     """No stream ends and nobody answers: after `silence_s` it is `engine`; closing, starting and reaping are bounded (70)."""
@@ -144,7 +153,7 @@ async def test_an_engine_that_is_gone_looks_like_a_fault_of_the_caller(private: 
     assert not await engine.alive()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n != "engine-killed" else ()) for n in BLOWS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n != "engine-killed" else ()) for n in BLOWS | HANGS])
 @pytest.mark.probe("70")
 def test_a_run_whose_engine_dies_has_no_end(private: PrivateEngine, tmp_path: Path, marker: str, name: str) -> None:
     """`massgen run`: 125, or it goes on with a new container where that can be had; in time, readable; then all is well (70)."""
@@ -161,12 +170,13 @@ def test_a_run_whose_engine_dies_has_no_end(private: PrivateEngine, tmp_path: Pa
         if '"ToolStarted"' in line:
             break
     began = time.monotonic()
-    BLOWS[name](private)
-    said, why = running.communicate(timeout=60)
-    assert time.monotonic() - began < 2 * AT_ONCE_S
+    (BLOWS | HANGS)[name](private)
+    bound_s = 2 * AT_ONCE_S + (NOTICED_S if name in HANGS else 0)
+    said, why = running.communicate(timeout=2 * bound_s)
+    assert time.monotonic() - began < bound_s
     ends = [e for e in map(json.loads, said.splitlines()) if e["type"] == "RunFinished"]
     assert [e["exit_code"] for e in ends] == [running.returncode], said + why
-    assert running.returncode in {"engine-killed": (125,), "shim-killed": (0,)}.get(name, (0, 125)), said
+    assert running.returncode in {"engine-killed": (125,), "engine-hung": (125,), "shim-killed": (0,)}.get(name, (0, 125)), said
     if running.returncode == 125:
         assert ends[0]["outcome"] == "sandbox"
         assert "ngine" in ends[0]["message"]
@@ -182,6 +192,40 @@ def test_a_run_whose_engine_dies_has_no_end(private: PrivateEngine, tmp_path: Pa
     assert events(again)[-1]["outcome"] == "answered"
     assert private.containers() == private.volumes() == private.processes(marker) == []
     assert list((user.home / ".local/state/massgen/runs").glob("*/peers")) == []
+
+
+@pytest.mark.probe("70")
+async def test_a_run_whose_engine_hangs_has_no_end(private: PrivateEngine, image: str, project: Path, marker: str) -> None:
+    """Two agents at work in overlays: after `silence_s` the run ends as `sandbox`, 125, and says why; nothing stays (70)."""
+    engine = await DockerEngine.connect({"DOCKER_HOST": private.host})
+    busy = project.parent / "busy.json"
+    busy.write_text(json.dumps([say(shell=f"echo draft > file; sleep {marker}"), say(answer="never")]))
+    backend = BackendConfig(type="scripted", model="scripted", script=busy)
+    config = Config(
+        agents=tuple(AgentConfig(id=name, backend=backend) for name in ("one", "two")),
+        context_paths=(ContextPath(path=project, permission="write"),),
+        write="apply",
+        sandbox=SandboxConfig(image=image, limits=replace(SMALL, silence_s=1.0)),
+    )
+    working = 0
+
+    def reader(envelope: Envelope) -> None:
+        nonlocal working
+        working += isinstance(envelope.event, ToolStarted)
+        if working == len(config.agents):
+            working = 0
+            private.signal("dockerd", signal.SIGSTOP)
+
+    with anyio.fail_after(2 * AT_ONCE_S):
+        result = await app.run(config, "Change it", engine=engine, readers=[reader], state_dir=project.parent / "state")
+    assert (result.outcome, result.exit_code) == ("sandbox", 125)
+    assert "the container engine no longer answers" in result.message
+    private.signal("dockerd", signal.SIGCONT)
+    await engine.reap()
+    await bury(engine)
+    assert private.containers() == private.volumes() == private.processes(marker) == layers(project) == []
+    assert (project / "file").read_text() == "original"
+    assert list((project.parent / "state/runs").glob("*/peers")) == []
 
 
 KEEPS = """

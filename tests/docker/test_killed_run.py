@@ -43,7 +43,7 @@ def until(true: Callable[[], bool], seconds: float) -> bool:
 
 @pytest.mark.parametrize("command", [QUIET, FLOOD], ids=["quiet", "flooding"])
 def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Path, command: str):
-    """Three seconds after SIGKILL no container is left; the project is as it was; the next run finds and removes the rest."""
+    """Two seconds after SIGKILL no container is left; the project is as it was; the next run finds and removes the rest."""
     user = User(tmp_path / "home")
     user.write("project/code.txt", "old\n")
     mark = f"300.{secrets.randbelow(10**9):09}"  # a number that no other test's sleep has
@@ -64,7 +64,7 @@ def test_a_killed_run_leaves_no_container_and_an_untouched_project(tmp_path: Pat
     finally:
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
-    assert until(lambda: not (containers(running.pid) & ours), 3.0), containers(running.pid)
+    assert until(lambda: not (containers(running.pid) & ours), 2.0), containers(running.pid)
     assert snapshot_of(user.cwd / "project") == before
     assert processes(mark) == []
 
