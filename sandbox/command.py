@@ -217,7 +217,7 @@ def _shown(typed: str) -> Path:
     if not path.exists():
         raise SpecError(f"{typed} does not exist; create it or leave it out")
     if why := _unfit(path):
-        raise SpecError(f"{typed} is {why} and is not shown to commands; name a folder in it")
+        raise SpecError(f"{typed} is {why} and is not shown to commands; name a folder in it, or copy what you need")
     return path
 
 
@@ -229,11 +229,16 @@ def _writable(file: Path) -> bool:
 
 def _unfit(folder: Path) -> str:
     from sandbox.facts import cache_folder, state_folder
+    from sandbox.plan_checks import check_target
 
     if folder == Path("/") or Path.home().resolve().is_relative_to(folder):
         return "your home folder, or holds it,"
     if any(own.is_relative_to(folder) or folder.is_relative_to(own) for own in (cache_folder(), state_folder())):
         return "where massgen keeps its own files"
+    try:
+        check_target(str(folder))
+    except SpecError:
+        return "where a container has its own system,"
     return ""
 
 

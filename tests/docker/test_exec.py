@@ -156,6 +156,14 @@ def test_other_folders_are_shown_as_asked(user: User) -> None:
     assert (done.returncode, done.stdout) == (0, b"x13\n")
 
 
+def test_where_a_folder_cannot_be_shown_nothing_runs(user: User) -> None:
+    """The home folder, the system's own: the command starts in its workspace, and a word says so."""
+    user.cwd = Path("/tmp")
+    done = run(user, "--", "pwd")
+    assert (done.returncode, done.stdout) == (0, b"/workspace\n"), done.stderr
+    assert b"/tmp is where a container has its own system, and not shown" in done.stderr
+
+
 def test_figures_and_the_object_say_what_happened(user: User) -> None:
     """For people on stderr, for programs on stdout."""
     done = run(user, "--stats", "--", "sh", "-c", "exit 3")
@@ -185,6 +193,7 @@ def test_figures_and_the_object_say_what_happened(user: User) -> None:
         (["--image", "no-such-image-here"], 125, b"image"),
         (["--read", "/nowhere"], 2, b"exist"),
         (["--read", "/"], 2, b"home"),
+        (["--read", "/etc"], 2, b"copy what you need"),
         (["--env", "NO_SUCH_VARIABLE_HERE"], 2, b"variable"),
         (["--runtime", "no-such-runtime"], 125, b"runtime"),
     ],
