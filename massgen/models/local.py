@@ -47,7 +47,7 @@ class LocalModel:
 
     def __init__(self, name: str, wanted: Wanted, joined: Joined) -> None:
         self.name = name
-        self.context_tokens = wanted.context
+        self.context_tokens = joined.context
         self._wanted = wanted
         self._joined = joined
         self._chat = self._client(joined)
@@ -56,16 +56,23 @@ class LocalModel:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, weights: Path, *, threads: int | None = None, context: int | None = None, linger_s: float = LINGER_S
+        cls,
+        weights: Path,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        linger_s: float = LINGER_S,
+        free_bytes: int | None = None,
     ) -> AsyncGenerator[Self]:
         """Join the server of this file, started if nobody has; leaving the block lets go of it.
 
         `weights`: the accepted file in the user's cache, or any GGUF file. `threads`, `context` (tokens of prompt and answer
-        together) None: from the machine. `linger_s`: how long the server stays for the next one, from its starter.
+        together) None: as the server has them that runs, else from the machine. `linger_s`: how long the server stays for the
+        next one, from its starter. `free_bytes`: the memory that there is for a server; None: what the machine has left.
 
         Raises: ConfigError (the library or the file is missing, or the machine too small: says what to do), ModelUnavailable.
         """
-        wanted = await anyio.to_thread.run_sync(_wanted, weights, threads, context, linger_s)
+        wanted = await anyio.to_thread.run_sync(_wanted, weights, threads, context, linger_s, free_bytes)
         joined = await join(wanted)
         name = QWEN_CODER.alias if weights.name == QWEN_CODER.file_name else weights.stem
         model = cls(name, wanted, joined)
@@ -132,7 +139,7 @@ class LocalModel:
         return ChatModel(OpenAIClient(model=self.name, base_url=url, api_key=joined.key, silence_s=SILENCE_S, loopback=True))
 
 
-def _wanted(weights: Path, threads: int | None, context: int | None, linger_s: float) -> Wanted:
+def _wanted(weights: Path, threads: int | None, context: int | None, linger_s: float, free_bytes: int | None) -> Wanted:
     if importlib.util.find_spec("xllamacpp") is None:
         raise ConfigError("the local model needs the package xllamacpp, which is not installed: pip install 'massgen[local]'")
     if weights.name == QWEN_CODER.file_name:
@@ -143,12 +150,13 @@ def _wanted(weights: Path, threads: int | None, context: int | None, linger_s: f
                 f"fetch them ({size}, once): massgen models pull"
             )
         context = context or PINNED_CONTEXT
-    elif context is None:
-        context = gguf.context_tokens(gguf.shape(weights), free_bytes=gguf.free_memory_bytes())
+    else:
+        gguf.shape(weights)  # what is no model is said here, not in a server's log
     return Wanted(
         weights=weights,
-        threads=threads or gguf.threads(),
+        threads=threads,
         context=context,
         folder=runtime_folder(os.environ),
         linger_s=linger_s,
+        free_bytes=free_bytes,
     )

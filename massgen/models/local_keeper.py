@@ -10,7 +10,7 @@ would start another, and none in which a connection finds nobody. Before it leav
 if somebody has come.
 
 In: one line of JSON on stdin, see `Keeping`; `local_shared.py` writes it. To each user, on the socket: one line of JSON when the
-model is loaded, `{"port", "key", "pid"}`, or `{"error"}`; a second one, `{"ended": code}`, when the server is gone.
+model is loaded, `{"port", "key", "pid", "context"}`, or `{"error"}`; a second one, `{"ended": code}`, when the server is gone.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class _Keeper:
         self._events.unregister(self._server.stdout)
         with suppress(ValueError):
             said = json.loads(line)
-            self._tell(said if "port" not in said else {"port": said["port"], "key": self._key, "pid": self._server.pid})
+            about = {"key": self._key, "pid": self._server.pid, "context": self._keeping.context}
+            self._tell({"port": said["port"], **about} if "port" in said else said)
 
     def _tell(self, news: dict[str, object]) -> None:
         self._news = json.dumps(news).encode() + b"\n"

@@ -25,6 +25,7 @@ import anyio
 import anyio.to_thread
 
 from massgen.errors import ConfigError, ModelUnavailable
+from massgen.models import gguf
 
 LOAD_S: Final = 180.0
 """Loading takes 2 to 4 s; a cold disk, a bigger file and a busy machine take longer."""
@@ -40,11 +41,15 @@ class Wanted:
     """Which server."""
 
     weights: Path
-    threads: int
-    context: int
+    threads: int | None
+    context: int | None
+    """None, of both: any that runs will do, else who starts one decides, from the machine. So a second run does not load a large
+    model again because the first one has left less memory."""
     folder: Path
     """For socket, lock and log."""
     linger_s: float = LINGER_S
+    free_bytes: int | None = None
+    """What a server may take; None: what the machine has left."""
 
     @property
     def name(self) -> str:
@@ -65,6 +70,7 @@ class Joined:
         self.port = int(told["port"])
         self.key = str(told["key"])
         self.pid = int(told["pid"])
+        self.context = int(told["context"])
         self.log = log
         self._line = line
 
@@ -146,6 +152,10 @@ def _connected(wanted: Wanted) -> socket.socket:
 
 
 def _start(wanted: Wanted, path: str) -> None:
+    context = wanted.context
+    if context is None:
+        free_bytes = gguf.free_memory_bytes() if wanted.free_bytes is None else wanted.free_bytes
+        context = gguf.context_tokens(gguf.shape(wanted.weights), free_bytes=free_bytes)
     with suppress(FileNotFoundError):
         Path(path).unlink()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
@@ -153,8 +163,8 @@ def _start(wanted: Wanted, path: str) -> None:
         door.listen(64)
         keeping = {
             "model": str(wanted.weights),
-            "threads": wanted.threads,
-            "context": wanted.context,
+            "threads": wanted.threads or gguf.threads(),
+            "context": context,
             "log": str(wanted.file("log")),
             "socket_fd": door.fileno(),
             "socket_path": path,

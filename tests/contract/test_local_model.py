@@ -172,6 +172,19 @@ def environ(pid: int) -> str:
     return Path(f"/proc/{pid}/environ").read_text()
 
 
+async def test_a_second_run_does_not_load_a_large_model_again(tiny: Path) -> None:
+    """The first one has left too little memory for another: it joins, with the context that there is. Alone it is told so."""
+    size = shape(tiny).file_bytes
+    little, enough = size + 100_000, size + 1_500_000
+    with pytest.raises(ConfigError, match=r"needs .* GB of memory"):
+        async with LocalModel.open(tiny, linger_s=0.1, free_bytes=little):
+            pass
+    async with LocalModel.open(tiny, linger_s=0.1, free_bytes=enough) as first:
+        assert 2048 <= first.context_tokens < 32_768
+        async with LocalModel.open(tiny, linger_s=0.1, free_bytes=little) as second:
+            assert (second.server_pid, second.context_tokens) == (first.server_pid, first.context_tokens)
+
+
 @pytest.mark.model
 @pytest.mark.slow
 async def test_a_file_by_its_path_can_call_tools(tmp_path: Path) -> None:
