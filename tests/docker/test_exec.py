@@ -158,10 +158,10 @@ def test_other_folders_are_shown_as_asked(user: User) -> None:
 
 def test_where_a_folder_cannot_be_shown_nothing_runs(user: User) -> None:
     """The home folder, the system's own: the command starts in its workspace, and a word says so."""
-    user.cwd = Path("/tmp")
+    user.cwd = Path("/opt")
     done = run(user, "--", "pwd")
     assert (done.returncode, done.stdout) == (0, b"/workspace\n"), done.stderr
-    assert b"/tmp is where a container has its own system, and not shown" in done.stderr
+    assert b"/opt is where a container has its own system, and not shown" in done.stderr
 
 
 def test_figures_and_the_object_say_what_happened(user: User) -> None:
