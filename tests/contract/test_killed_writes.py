@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from sandbox import DockerEngine
 from sandbox.testing import FakeEngine
 from tests.docker.engine_view import labelled
 from tests.support.boxes import picture, until
-from tests.support.killed_host import Death, Hosts, hosts
+from tests.support.killed_host import Death, Hosts, Moment, hosts, moments
 from tests.support.scene import SOMEBODY, Scene
 from tests.support.user import say
 
@@ -140,7 +141,7 @@ class DirectScene:
         for place in (self.project, *self.project.iterdir()):
             os.chown(place, SOMEBODY, SOMEBODY)
 
-    def run(self, *, at_step: int = 0, at_event: int = 0) -> Death:
+    def run(self, *, at_step: int = 0, at_event: int | Moment = 0) -> Death:
         """The run, killed there."""
         return self.processes.act(
             "run",
@@ -175,10 +176,11 @@ async def test_a_host_killed_while_the_final_agent_works_in_the_project_leaves_h
     assert not whole.said
     after, events = picture(scene.project), scene.events()
     assert after["code.txt"][2] == "direct\n"
-    moments = [{"at_step": n} for n in range(2, whole.steps + 1, every)]
-    turn = len(events) - events[::-1].index("ToolFinished")
-    moments += [{"at_event": n} for n in range(events.index("LeaseGranted") + 1, len(events) + 1) if every == 1 or n == turn]
-    for moment in moments:
+    deaths: list[dict[str, Any]] = [{"at_step": n} for n in range(2, whole.steps + 1, every)]
+    turn = ("ToolFinished", 1)
+    deaths += [{"at_event": moment} for moment in moments(events) if every == 1 or moment == turn]
+    assert {"at_event": turn} in deaths
+    for moment in deaths:
         scene.restore()
         assert scene.run(**moment).killed, moment
         (run,) = [place.name for place in scene.state.glob("runs/*")]

@@ -1,4 +1,6 @@
-"""Host processes that die by SIGKILL in the middle of a write: at its nth step inside, or at the nth event outside.
+"""Host processes that die by SIGKILL in the middle of a write: at a step inside, or at an event outside.
+
+Steps are counted. Events are, too, or are named, where others may come and go before the one that is meant.
 
 One process has everything imported and forks for each death, so that hundreds of them are cheap. On the fake engine the guest is
 a thread of the host, and both go at the step. On Docker the guest is the product's own with another world, in which the nth
@@ -16,7 +18,8 @@ import threading
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +38,7 @@ from sandbox.plan import GUEST, Plan
 from sandbox.testing import FakeEngine
 from tests.support.wrapped import Wrapped
 
+LEASE = "LeaseGranted"
 ROOT = Path(__file__).resolve().parents[2]
 GUEST_MAIN = """
 import sys, time
@@ -65,13 +69,27 @@ class Death:
     """Why it ended, when it was an error."""
 
 
+Moment = tuple[str, int]
+"""The nth event of a name, counted from the first lease on."""
+
+
+def moments(events: Sequence[str]) -> list[Moment]:
+    """Each event from the lease on, by its name: how many came before it is no fact of the run."""
+    seen: Counter[str] = Counter()
+    found: list[Moment] = []
+    for name in events[events.index(LEASE) :]:
+        seen[name] += 1
+        found.append((name, seen[name]))
+    return found
+
+
 class Hosts:
     """Runs one act of massgen in a process of its own, to its end or to its death."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def act(self, what: str, *, state: Path, at_step: int = 0, at_event: int = 0, **more: Any) -> Death:
+    def act(self, what: str, *, state: Path, at_step: int = 0, at_event: int | Moment = 0, **more: Any) -> Death:
         """`what`: apply, undo, redo, recover, run. Steps and events are counted from 1; 0: never."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -163,11 +181,15 @@ def _dying_guest(folder: Path, at: int) -> Path:
 
 async def _act(job: dict[str, Any]) -> int:
     state, events = Path(job["state"]), 0
+    leased: list[str] = []
 
-    def reader(_envelope: Envelope) -> None:
+    def reader(envelope: Envelope) -> None:
         nonlocal events
         events += 1
-        if events == job["at_event"]:
+        name = type(envelope.event).__name__
+        if leased or name == LEASE:
+            leased.append(name)
+        if events == job["at_event"] or [name, leased.count(name)] == job["at_event"]:
             _die()
 
     engine: Engine
