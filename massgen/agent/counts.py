@@ -2,7 +2,7 @@
 
 pytest, unittest, jest and node:test end with one summary, and the last one in the text counts. `go test` and `cargo test` report
 per package: theirs are added up, and as that is wrong of a text with a gap in it, such a text gives none. `go test` without `-v`
-tells of packages only, so these are counted. A JUnit report that the command prints is read, too.
+or `-json` tells of packages only, so these are counted, and called packages. A JUnit report that the command prints is read, too.
 
 Only figures come from here. Whether the command passed is its exit code's business: output can say anything.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 MAX_LINES = 400
 """Single summaries stand at the end; nothing is searched further up."""
@@ -28,6 +29,7 @@ _NODE = re.compile(r"^(?:#|ℹ) (tests|pass|fail|cancelled) (\d+)$")
 _CARGO = re.compile(r"^test result: (?:ok|FAILED)\. (\d+) passed; (\d+) failed;")
 _GO_TEST = re.compile(r"^--- (PASS|FAIL|SKIP): \S")
 _GO_PACKAGE = re.compile(r"^(ok|FAIL) *\t\S+(?:\t| \[)")
+_GO_EVENT = re.compile(r'^\{"Time":"[^"]*","Action":"(pass|fail|skip)","Package":"[^"]*"(?:,"Test":"([^"]*)")?')
 _SUITE = re.compile(r"<(testsuites?)\s([^<>]{0,2000})>")
 _ATTRIBUTE = re.compile(r'\b(tests|failures|errors|skipped|disabled)="(\d+)"')
 
@@ -38,6 +40,7 @@ class Counts:
 
     passed: int
     failed: int
+    counted: Literal["tests", "packages"] = "tests"
 
 
 Found = tuple[int, Counts]
@@ -50,7 +53,7 @@ def parse_counts(text: str) -> Counts | None:
     lines = [line[:300].rstrip() for line in whole.splitlines()]
     found = [_summary(lines)]
     if not _GAP.search(whole) and len(text) <= MAX_CHARS:
-        found += [reader(lines) for reader in (_cargo, _go)]
+        found += [reader(lines) for reader in (_cargo, _go, _go_json)]
         found.append(_junit(whole))
     spoken = [one for one in found if one]
     return max(spoken, key=lambda one: one[0])[1] if spoken else None
@@ -112,7 +115,20 @@ def _go(lines: Sequence[str]) -> Found | None:
     verbose = any(line.startswith("=== RUN ") for line in lines)
     tests = [found.group(1) for line in lines if (found := _GO_TEST.match(line))]
     words = tests if verbose else [word for _, word in packages]
-    return packages[-1][0], Counts(passed=words.count("PASS") + words.count("ok"), failed=words.count("FAIL"))
+    return packages[-1][0], Counts(
+        passed=words.count("PASS") + words.count("ok"),
+        failed=words.count("FAIL"),
+        counted="tests" if verbose else "packages",
+    )
+
+
+def _go_json(lines: Sequence[str]) -> Found | None:
+    """`go test -json`: an event a line. Only tests themselves count, as with `-v`, not the parts of one."""
+    ends = [(number, found) for number, line in enumerate(lines) if (found := _GO_EVENT.match(line))]
+    words = [found.group(1) for _, found in ends if found.group(2) and "/" not in found.group(2)]
+    if not words:
+        return None
+    return ends[-1][0], Counts(passed=words.count("pass"), failed=words.count("fail"))
 
 
 def _junit(text: str) -> Found | None:

@@ -109,8 +109,8 @@ def verdict(verify: Verified | None) -> str:
     """`PASS (5 passed)`, `FAIL (2 failed, 3 passed)`, `FAIL (timeout)`; empty when nothing was run."""
     if verify is None:
         return ""
-    counts = [f"{verify.failed} failed"] if verify.failed else []
-    counts += [f"{verify.passed} passed"] if verify.passed is not None else []
+    counts = [verify.figure(verify.failed, "failed")] if verify.failed else []
+    counts += [verify.figure(verify.passed, "passed")] if verify.passed is not None else []
     if verify.ok:
         return f"PASS ({counts[-1]})" if verify.passed is not None else "PASS"
     known = verify.failed or verify.passed is not None

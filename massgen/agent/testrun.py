@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from massgen.agent.counts import Counts, parse_counts
+from massgen.events.types import figure
 
 DEFAULT_COMMAND = "python3 -m pytest -q --tb=short -p no:cacheprovider"
 
@@ -54,9 +55,9 @@ class TestRun:
         """`PASS (5 passed)`, `FAIL (2 failed, 3 passed)`, `FAIL (stopped after 10 s)`."""
         tally = self.tally
         if self.ok:
-            return f"PASS ({tally.passed} passed)" if tally else "PASS"
+            return f"PASS ({figure(tally.passed, 'passed', tally.counted)})" if tally else "PASS"
         if tally:
-            return f"FAIL ({tally.failed} failed, {tally.passed} passed)"
+            return f"FAIL ({figure(tally.failed, 'failed', tally.counted)}, {tally.passed} passed)"
         return (
             f"FAIL (stopped after {self.seconds:.0f} s)"
             if self.exit_code in {None, 124}

@@ -85,6 +85,7 @@ class Verifier:
             summary=known.summary,
             passed=known.passed,
             failed=known.failed,
+            counted=known.counted,
             tail=known.tail,
             seconds=known.seconds,
             tests_changed=changed,
@@ -110,6 +111,7 @@ def verdict_of(outcome: Outcome) -> Verified:
         summary=_summary(outcome, counts),
         passed=counts.passed if counts else None,
         failed=counts.failed if counts else None,
+        counted=counts.counted if counts else "tests",
         tail=(text + outcome.why)[-TAIL_CHARS:],
         seconds=round(outcome.wall_s, 3),
     )
@@ -130,7 +132,8 @@ def _summary(outcome: Outcome, counts: Counts | None) -> str:
         case "exited" if outcome.ok:
             return "pass"
         case "exited" if counts and counts.failed:
-            return f"FAIL {counts.failed}/{counts.failed + counts.passed}"
+            noun = "" if counts.counted == "tests" else f" {counts.counted}"
+            return f"FAIL {counts.failed}/{counts.failed + counts.passed}{noun}"
         case "exited":
             return f"FAIL exit {outcome.exit_code}"
         case "refused" | "lost" | "engine" | "killed":

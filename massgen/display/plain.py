@@ -232,6 +232,6 @@ def _verified_what(answer: str) -> str:
 
 
 def _verdict(event: Verified) -> str:
-    tests = f" ({event.passed} passed)" if event.ok and event.passed is not None else ""
+    tests = f" ({event.figure(event.passed, 'passed')})" if event.ok and event.passed is not None else ""
     changed = "; it changed the tests" if event.tests_changed else ""
     return f"{line(event.summary, 48)}{tests}   {duration_text(event.seconds)}{changed}"

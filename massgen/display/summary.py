@@ -64,7 +64,7 @@ def _verify(story: Story) -> str:
     final = story.verified.get("final") or (story.verified.get(story.selected.answer) if story.selected else None)
     if final is None:
         return "not asked for" if story.started and not story.started.verify else ""
-    tests = f", {final.passed} passed" if final.ok and final.passed is not None else ""
+    tests = f", {final.figure(final.passed, 'passed')}" if final.ok and final.passed is not None else ""
     base = story.verified.get("base")
     before = f"; before: {line(base.summary, 40)}" if base else ""
     changed = "; the tests themselves were changed" if final.tests_changed else ""

@@ -250,6 +250,12 @@ class AgentExcluded(Event):
     why: str
 
 
+def figure(number: int, word: str, counted: str) -> str:
+    """A number of tests needs no noun, one of anything else does."""
+    noun = "" if counted == "tests" else f"{counted.removesuffix('s') if number == 1 else counted} "
+    return f"{number} {noun}{word}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verified(Event):
     """The verify command ran on an answer in a fresh sandbox (`base`: on the untouched project; `final`: on the result)."""
@@ -260,9 +266,15 @@ class Verified(Event):
     """`pass`, `FAIL 2/41`, `timeout`."""
     passed: int | None = None
     failed: int | None = None
+    counted: Literal["tests", "packages"] = "tests"
+    """What `passed` and `failed` are numbers of."""
     tail: str = ""
     seconds: float = 0.0
     tests_changed: bool = False
+
+    def figure(self, number: int, word: str) -> str:
+        """`5 passed`; of packages `5 packages passed`, as a package is many tests."""
+        return figure(number, word, self.counted)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from massgen.agent import prompts
 from massgen.agent.counts import Counts, parse_counts
 from massgen.coordination import verify
 from massgen.coordination.final import is_worse
@@ -49,7 +51,7 @@ def test_figures_of_known_runners_are_read(text: str, passed: int, failed: int) 
         ("node_fail", 1, 1),
         ("cargo_fail", 2, 1),
         ("go_verbose_fail", 2, 2),
-        ("go_fail", 1, 1),
+        ("go_json_fail", 2, 2),
         ("junit_pytest_fail", 1, 1),
     ],
 )
@@ -58,6 +60,16 @@ def test_figures_are_read_from_what_runners_really_print(name: str, passed: int,
     text = (OUTPUT / f"{name}.txt").read_text(encoding="utf-8")
     assert parse_counts(text) == Counts(passed=passed, failed=failed)
     assert parse_counts(f"make: entering\n{text}\nmake: *** [test] Error 1\n") == Counts(passed=passed, failed=failed)
+
+
+def test_packages_are_not_called_tests() -> None:
+    """`go test` alone tells of packages: their figures say so wherever they are shown."""
+    text = (OUTPUT / "go_fail.txt").read_text(encoding="utf-8")
+    assert parse_counts(text) == Counts(passed=1, failed=1, counted="packages")
+    verdict = verdict_of(Outcome(reason="exited", exit_code=1, stdout=Output(head=text.encode())))
+    assert verdict.summary == "FAIL 1/2 packages"
+    assert prompts.verdict(verdict) == "FAIL (1 package failed, 1 package passed)"
+    assert prompts.verdict(replace(verdict, ok=True, passed=5)) == "PASS (5 packages passed)"
 
 
 def test_the_runner_that_speaks_last_counts() -> None:
