@@ -167,10 +167,12 @@ class Intake:
             self.judge(writer, sha256)
         self.flush(at_least=TOGETHER)
 
-    def judge(self, writer: BlobWriter, sha256: str) -> None:
-        """Raises SnapshotError when its hash is another one. Blocks."""
-        if writer.finish() != sha256:
+    def judge(self, writer: BlobWriter, sha256: str) -> str:
+        """Its hash. Raises SnapshotError when another one was announced. Blocks."""
+        found = writer.finish()
+        if sha256 and found != sha256:
             raise SnapshotError("a file does not have the hash that the container announced")
+        return found
 
     def flush(self, *, at_least: int = 1) -> None:
         """Keep what is waiting, if it is so many. Raises StoreError. Blocks."""

@@ -7,6 +7,7 @@ edit. That costs a hash per use; a list of checked blobs would have to be believ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -74,6 +75,15 @@ class Store:
     def lacking(self, hashes: Iterable[str]) -> set[str]:
         """Which of these are not here."""
         return {h for h in hashes if not self.has(h)}
+
+    def sizes(self, at_least: int) -> set[int]:
+        """Those of all blobs that are so large; a walk over every name. What is removed meanwhile may be missing."""
+        found = set()
+        for folder, _, names in os.walk(self.folder / "blobs"):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    found.add(os.lstat(f"{folder}/{name}").st_size)
+        return {size for size in found if size >= at_least}
 
     def put_snapshot(self, snapshot: Snapshot) -> str:
         """Keep a manifest; returns the snapshot's id. Of equal ones, the last that names what it left out stays."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from sandbox.wire import Chunk, record
 CHUNK = 256 * 1024
 SHORT = 64 * 1024
 """A content up to here is gathered with others for the disk's thread."""
+LARGE = 8 * 1024 * 1024
+"""From here on a hash takes longer than a look at what the store holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,12 +259,14 @@ async def snapshot(
                 f"an answer of more than {MAX_TOTAL_BYTES // 1024**2} MiB, holes included, is not taken; the largest file is"
                 f" {largest.root}/{largest.path} with {largest.size // 1024**2} MiB"
             )
-        await channel.send_record({"want": files})
+        new = await anyio.to_thread.run_sync(_surely_new, changes, files, store)
+        await channel.send_record({"want": files, "unhashed": new})
         hashes = await _hashes(channel, set(files))
         lacking = [i for i in files if hashes.get(i) and not store.has(hashes[i])]
-        unique = list({hashes[i]: i for i in lacking}.values())
+        unique = [*{hashes[i]: i for i in lacking}.values(), *(i for i in new if i not in hashes)]
         await channel.send_record({"want": unique})
-        await blobs(channel, store, [(hashes[i], changes[i].size) for i in unique])
+        kept_as = await blobs(channel, store, [(hashes.get(i, ""), changes[i].size) for i in unique])
+        hashes.update(zip(unique, kept_as, strict=True))
         await channel.finish()
     entries = [
         Entry(root=c.root, path=c.path, kind=c.kind, mode=c.mode, size=c.size, sha256=hashes.get(i, ""), target=c.target)
@@ -270,6 +275,16 @@ async def snapshot(
     ]
     unreadable = [f"{changes[i].root}/{changes[i].path}".rstrip("/") for i in files if not hashes.get(i)]
     return Snapshot(entries=tuple(entries), left_out=(*unreadable, *closed))
+
+
+def _surely_new(changes: Sequence[Change], files: Sequence[int], store: Store) -> list[int]:
+    """Large files whose size nothing else has, here or in the store: no hash can tell that they need not be sent. Blocks.
+
+    So the other side does not hash them first, which takes about as long as sending them; ours is taken as they arrive.
+    """
+    sizes = Counter(changes[i].size for i in files if changes[i].size >= LARGE)
+    known = store.sizes(LARGE) if sizes else set()
+    return [i for i in files if sizes[changes[i].size] == 1 and changes[i].size not in known]
 
 
 async def _hashes(channel: Channel, wanted: Collection[int]) -> dict[int, str]:
@@ -292,26 +307,30 @@ async def record_list(channel: Channel) -> list[Any]:
     return rows
 
 
-async def blobs(channel: Channel, store: Store, wanted: Sequence[tuple[str, int]]) -> None:
-    """Contents into the store, by hash and size; what does not have the announced ones is refused.
+async def blobs(channel: Channel, store: Store, wanted: Sequence[tuple[str, int]]) -> list[str]:
+    """Contents into the store, by hash and size; what does not have the announced ones is refused. Returns the hashes.
 
+    Of a large one no hash need be announced ("").
     Hashing and the disk are a thread's work, while the next bytes arrive. Raises SnapshotError, StoreError.
     """
     with store.intake() as intake:
         short: list[tuple[str, list[Chunk]]] = []
         gathered = 0
+        kept_as: list[str] = []
         for sha256, size in wanted:
             where = _announced(await channel.record(), size)
             if where is None and size <= SHORT:
                 short.append((sha256, [piece async for piece in _pieces(channel, size)]))
+                kept_as.append(sha256)
                 gathered += size
                 if gathered >= CHUNK or len(short) >= TOGETHER:
                     await anyio.to_thread.run_sync(intake.whole, short)
                     short, gathered = [], 0
             else:
-                await _long(channel, intake, sha256, size, where)
+                kept_as.append(await _long(channel, intake, sha256, size, where))
         await anyio.to_thread.run_sync(intake.whole, short)
         await anyio.to_thread.run_sync(intake.flush)
+    return kept_as
 
 
 def _announced(said: object, size: int) -> Extents | None:
@@ -332,7 +351,7 @@ async def _pieces(channel: Channel, count: int) -> AsyncIterator[Chunk]:
         yield piece
 
 
-async def _long(channel: Channel, intake: Intake, sha256: str, size: int, where: Extents | None) -> None:
+async def _long(channel: Channel, intake: Intake, sha256: str, size: int, where: Extents | None) -> str:
     writer = await anyio.to_thread.run_sync(intake.writer)
     for offset, length in [(0, size)] if where is None else where:
         await anyio.to_thread.run_sync(writer.skip, offset - writer.size)
@@ -346,4 +365,4 @@ async def _long(channel: Channel, intake: Intake, sha256: str, size: int, where:
                 pieces, gathered = [], 0
         await anyio.to_thread.run_sync(writer.write, *pieces)
     await anyio.to_thread.run_sync(writer.skip, size - writer.size)
-    await anyio.to_thread.run_sync(intake.judge, writer, sha256)
+    return await anyio.to_thread.run_sync(intake.judge, writer, sha256)

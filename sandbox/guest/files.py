@@ -112,6 +112,8 @@ def _wait_past(ctime_ns: int) -> None:
 def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     """What changed since `mark`: rows out, wanted indexes in, hashes out, lacking indexes in, contents out.
 
+    Some of the wanted need no hash (`unhashed`); of those it is said only which cannot be read.
+
     Every other process is stopped meanwhile, so no file is torn and nothing is swapped under the walk.
     """
     world = task.guest.world
@@ -131,10 +133,13 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         if rows:
             task.send_record(rows)
         task.send_record([])
-        wanted = task.receive_record()["want"]
-        hashes = _hashes([found[i] for i in wanted])
-        for at in range(0, len(wanted), ROWS):
-            task.send_record(list(zip(wanted[at : at + ROWS], hashes[at : at + ROWS])))
+        asked = task.receive_record()
+        unhashed = asked.get("unhashed", [])
+        wanted = [i for i in asked["want"] if i not in unhashed]
+        said = list(zip(wanted, _hashes([found[i] for i in wanted])))
+        said += [(i, "") for i in unhashed if not _readable(found[i])]
+        for at in range(0, len(said), ROWS):
+            task.send_record(said[at : at + ROWS])
         task.send_record([])
         for i in task.receive_record()["want"]:
             send_file(task, found[i])
@@ -203,6 +208,14 @@ def _readable_sha256(path: str) -> str:
     except OSError:
         return ""
     return _hash_and_close(fd)
+
+
+def _readable(path: str) -> bool:
+    try:
+        os.close(open_file(path))
+    except OSError:
+        return False
+    return True
 
 
 def sha256(path: str) -> str:

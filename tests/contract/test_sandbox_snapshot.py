@@ -156,10 +156,10 @@ async def test_unreadable_file_is_named_and_left_out(boxes: Boxes, store: Store)
     if boxes.fake and os.getuid() == 0:
         pytest.skip("nothing is unreadable for root")
     async with boxes.open() as box:
-        await sh(box, "echo x > x; echo y > y; chmod 0 x")
+        await sh(box, "echo x > x; echo y > y; truncate -s 9000000 z; chmod 0 x z")
         snapshot = await box.snapshot(store)
     assert [e.path for e in snapshot.entries] == ["y"]
-    assert snapshot.left_out == ("/workspace/x",)
+    assert snapshot.left_out == ("/workspace/x", "/workspace/z")
 
 
 @pytest.mark.docker
@@ -278,6 +278,22 @@ async def test_equal_work_is_not_told_apart(boxes: Boxes, store: Store) -> None:
             await sh(box, order)
             ids.add((await box.snapshot(store)).id)
     assert len(ids) == 1
+
+
+async def test_large_content_of_a_size_that_nothing_has_is_not_misnamed(boxes: Boxes, store: Store) -> None:
+    """It is stored by what it holds, known again, and kept once; one of the same size and other bytes is another one."""
+    one, other = b"1" * 9_000_000, b"2" * 9_000_000
+    large = 'python3 -c "import sys; sys.stdout.write(sys.argv[1] * 9000000)"'
+    async with boxes.open() as box:
+        await sh(box, f"{large} 1 > a; echo small > b")
+        assert {e.path: e.sha256 for e in (await box.snapshot(store)).entries} == {"a": sha(one), "b": sha(b"small\n")}
+        await sh(box, f"cp a c; {large} 2 > d")
+        again = await box.snapshot(store)
+    assert {e.path: e.sha256 for e in again.entries if e.size > 9} == {"a": sha(one), "c": sha(one), "d": sha(other)}
+    assert [store.get(e.sha256)[:1] for e in again.entries] == [b"1", b"s", b"1", b"2"]
+    async with boxes.open() as box:
+        await sh(box, f"{large} 3 > a; cp a b")
+        assert len({e.sha256 for e in (await box.snapshot(Store(store.folder / "other"))).entries}) == 1
 
 
 async def test_running_program_does_not_tear_a_snapshot(boxes: Boxes, store: Store) -> None:
