@@ -130,6 +130,8 @@ class Reply:
     citations: tuple[Citation, ...] = ()
     cost_usd: float | None = None
     """What the call cost; None: nobody knows."""
+    cache_written_tokens: int = 0
+    """Of the input, what the provider has put into its cache for the next call: some take more for it."""
     native: Any = None
 
     def as_message(self) -> Message:

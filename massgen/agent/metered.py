@@ -46,7 +46,8 @@ class MeteredModel:
             self._ledger.forfeit(held)
             raise
         self._seen, self._known = request.messages, reply.usage.input_tokens
-        return replace(reply, cost_usd=self._ledger.settle(held, reply.usage, self._price))
+        cost = self._ledger.settle(held, reply.usage, self._price, cache_written_tokens=reply.cache_written_tokens)
+        return replace(reply, cost_usd=cost)
 
     async def aclose(self) -> None:
         """The model's own."""

@@ -87,7 +87,7 @@ class Ledger:
         given = known + _most_tokens(request.messages[seen:]) + (0 if seen else _tool_tokens(request))
         cost = price or Price(input=0.0, output=0.0)
         left_tokens = min(account.left_tokens for account in accounts) - given
-        left_usd = min(account.left_usd for account in accounts) - given * cost.input / 1_000_000
+        left_usd = min(account.left_usd for account in accounts) - given * cost.worst_input / 1_000_000
         affordable = left_tokens if not cost.output else min(left_tokens, left_usd * 1_000_000 / cost.output)
         wanted = request.max_tokens or DEFAULT_OUTPUT_TOKENS
         if left_usd < 0 or affordable < min(wanted, LEAST_OUTPUT_TOKENS):
@@ -97,7 +97,7 @@ class Ledger:
         reserved = Reservation(
             agent=agent,
             tokens=given + output,
-            cost_usd=(given * cost.input + output * cost.output) / 1_000_000,
+            cost_usd=(given * cost.worst_input + output * cost.output) / 1_000_000,
             max_tokens=output if capped else request.max_tokens,
         )
         for account in accounts:
@@ -105,9 +105,11 @@ class Ledger:
             account.held_tokens += reserved.tokens
         return reserved
 
-    def settle(self, reservation: Reservation, usage: Usage, price: Price | None) -> float | None:
+    def settle(
+        self, reservation: Reservation, usage: Usage, price: Price | None, *, cache_written_tokens: int = 0
+    ) -> float | None:
         """Book what the call used; the cost in US dollars, None when no price is known."""
-        cost = None if price is None else price.cost_usd(usage)
+        cost = None if price is None else price.cost_usd(usage, cache_written_tokens=cache_written_tokens)
         for account in self._release(reservation):
             account.usage += usage
             account.cost_usd += cost or 0.0

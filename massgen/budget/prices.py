@@ -23,13 +23,22 @@ class Price:
     output: float
     cached: float | None = None
     """Of input that the provider had seen before; None: as other input."""
+    written: float | None = None
+    """Of input that the provider puts into its cache; None: as other input."""
     source: str = "config"
 
-    def cost_usd(self, usage: Usage) -> float:
+    @property
+    def worst_input(self) -> float:
+        """Of an input token, whatever becomes of it."""
+        return max(self.input, self.written or 0.0)
+
+    def cost_usd(self, usage: Usage, *, cache_written_tokens: int = 0) -> float:
         """Of one call. Reasoning is output."""
         cached = self.input if self.cached is None else self.cached
-        fresh = max(0, usage.input_tokens - usage.cached_tokens)
-        return (fresh * self.input + usage.cached_tokens * cached + usage.output_tokens * self.output) / _MILLION
+        written = self.input if self.written is None else self.written
+        fresh = max(0, usage.input_tokens - usage.cached_tokens - cache_written_tokens)
+        read = fresh * self.input + usage.cached_tokens * cached + cache_written_tokens * written
+        return (read + usage.output_tokens * self.output) / _MILLION
 
 
 FREE = Price(input=0.0, output=0.0, cached=0.0, source="runs on your own machine")
@@ -49,7 +58,8 @@ def price_of(model: str, *, base_url: str, given: Mapping[str, Price]) -> Price 
     read, written = _highest(prices.input_mtok), _highest(prices.output_mtok)
     if read is None or written is None:
         return None
-    return Price(input=read, output=written, cached=_highest(prices.cache_read_mtok), source="genai-prices")
+    cached, kept = _highest(prices.cache_read_mtok), _highest(prices.cache_write_mtok)
+    return Price(input=read, output=written, cached=cached, written=kept, source="genai-prices")
 
 
 def _highest(price: Any) -> float | None:  # noqa: ANN401  # a number or steps of prices, of a package imported late

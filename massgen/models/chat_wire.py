@@ -128,12 +128,14 @@ class Parts:
     _returned: dict[str, list[Any]] = field(default_factory=dict)
     _cited: dict[str, Citation] = field(default_factory=dict)
     _usage: Usage = field(default_factory=Usage)
+    _written: int = 0
 
     def add(self, chunk: Mapping[str, Any]) -> list[Piece]:
         """Take in one chunk. Raises: TypeError, ValueError, … for what is no chunk."""
         self.seen = True
         if usage := chunk.get("usage"):
             self._usage = usage_of(usage)
+            self._written = (usage.get("prompt_tokens_details") or {}).get("cache_write_tokens") or 0
         self._cite(chunk.get("citations"))
         pieces: list[Piece] = []
         for choice in (chunk.get("choices") or [])[:1]:
@@ -181,6 +183,7 @@ class Parts:
             stop=stop,
             reasoning="".join(self._thought),
             citations=tuple(self._cited.values()),
+            cache_written_tokens=self._written,
             native={"message": returned, "calls": signed} if returned or signed else None,
         )
 

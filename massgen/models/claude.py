@@ -17,7 +17,7 @@ from massgen.errors import ConfigError
 from massgen.messages import Reply, Request
 from massgen.models.base import OnPiece, Options
 from massgen.models.chat import refuses_streaming
-from massgen.models.claude_wire import Blocks, to_wire, tools_to_wire
+from massgen.models.claude_wire import Blocks, cached, to_wire, tools_to_wire
 from massgen.models.streamed import Heard, Refusal, assemble
 from massgen.models.translate import Endpoint
 
@@ -134,7 +134,7 @@ class ClaudeModel:
             body["system"] = system
         if tools := tools_to_wire(request.tools, options):
             body["tools"] = tools
-        return body
+        return cached(body)
 
     def _refusal(self, error: Exception) -> Refusal:
         import anthropic

@@ -32,6 +32,7 @@ _STOPS: Final[Mapping[str, Stop]] = {
 WEB_SEARCH: Final = "web_search_20250305"
 CODE_EXECUTION: Final = "code_execution_20250825"
 """The versions that every model still served takes."""
+_KEPT: Final[Mapping[str, Any]] = {"cache_control": {"type": "ephemeral"}}
 
 
 def to_wire(messages: Iterable[Message]) -> tuple[str, list[dict[str, Any]]]:
@@ -62,6 +63,24 @@ def tools_to_wire(tools: Iterable[ToolSpec], options: Options = Options()) -> li
     if "code_execution" in options.hosted:
         wire.append({"type": CODE_EXECUTION, "name": "code_execution"})
     return wire
+
+
+def cached(body: dict[str, Any]) -> dict[str, Any]:
+    """The request with what its provider is to keep for the next one marked: the API keeps nothing unasked.
+
+    Tools, system text and conversation change at different times, so each has a mark. A conversation only grows: its last mark is
+    where the next request begins to be new. Of thinking and of other assistants' words nothing can be marked; users speak last.
+    """
+    marked = dict(body)
+    if system := body.get("system"):
+        marked["system"] = [{"type": "text", "text": system, **_KEPT}]
+    if tools := body.get("tools"):
+        marked["tools"] = [*tools[:-1], {**tools[-1], **_KEPT}]
+    messages = body["messages"]
+    if messages and messages[-1]["role"] == "user":
+        *before, last = messages[-1]["content"]
+        marked["messages"] = [*messages[:-1], {**messages[-1], "content": [*before, {**last, **_KEPT}]}]
+    return marked
 
 
 def _blocks(message: Message) -> list[dict[str, Any]]:
@@ -156,6 +175,7 @@ class Blocks:
             stop=stop,
             reasoning=self._reasoning(),
             citations=self._citations(),
+            cache_written_tokens=self._usage.get("cache_creation_input_tokens", 0),
             native=tuple(native),
         )
 

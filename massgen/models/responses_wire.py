@@ -94,6 +94,7 @@ class Items:
     _items: dict[int, dict[str, Any]] = field(default_factory=dict)
     _stop: Stop = "end"
     _usage: Usage = field(default_factory=Usage)
+    _written: int = 0
 
     def add(self, event: Mapping[str, Any]) -> list[Piece]:
         """Take in one event. Raises: Refusal for a failure told inside the stream; KeyError, … for what is no event."""
@@ -155,6 +156,7 @@ class Items:
             stop=stop,
             reasoning=self._reasoning(),
             citations=self._citations(),
+            cache_written_tokens=self._written,
             native=tuple(native),
         )
 
@@ -172,6 +174,7 @@ class Items:
             output_tokens=usage.get("output_tokens") or 0,
             reasoning_tokens=(usage.get("output_tokens_details") or {}).get("reasoning_tokens") or 0,
         )
+        self._written = (usage.get("input_tokens_details") or {}).get("cache_write_tokens") or 0
 
     def _fail(self, code: str, said: str) -> None:
         raise Refusal(self.endpoint.failure(None, code, said))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -36,6 +37,7 @@ ASK = Request(messages=(Message(role="system", text="Be brief."), Message(role="
 
 Open = Callable[..., Model]
 PLAIN = Options()
+KEPT = {"cache_control": {"type": "ephemeral"}}
 PIXEL = Image(media_type="image/png", data=b"\x89PNG")
 
 
@@ -445,7 +447,23 @@ async def test_signed_thinking_goes_back_unchanged(provider: FakeProvider) -> No
     _, echoed, results = provider.requests[1]["messages"]
     call = {"type": "tool_use", "id": "call_shell", "name": "shell", "input": {"command": "ls -l"}}
     assert echoed["content"] == [THINKING, REDACTED, {"type": "text", "text": "".join(WORDS)}, call]
-    assert results["content"] == [{"type": "tool_result", "tool_use_id": "call_shell", "content": "a.py", "is_error": False}]
+    told = {"type": "tool_result", "tool_use_id": "call_shell", "content": "a.py", "is_error": False}
+    assert results["content"] == [{**told, **KEPT}]
+
+
+async def test_claude_is_not_paid_for_reading_a_conversation_anew_at_each_call(provider: FakeProvider) -> None:
+    """It keeps nothing unasked: tools, system text and the end of the conversation are marked, and what is kept is counted."""
+    model = claude(provider)
+    provider.mode = "call"
+    reply = await model.complete(ASK)
+    turns = (*ASK.messages, reply.as_message(), RESULT, Message(role="user", text="Go on."))
+    await model.complete(Request(messages=turns, tools=(SHELL, replace(SHELL, name="other"))))
+    await model.aclose()
+    assert reply.cache_written_tokens == 5
+    sent = provider.requests[1]
+    marked = [block for part in ("tools", "system") for block in sent[part] if "cache_control" in block]
+    marked += [block for message in sent["messages"] for block in message["content"] if "cache_control" in block]
+    assert [block.get("name") or block["text"] for block in marked] == ["other", "Be brief.", "Go on."]
 
 
 async def test_what_claude_no_longer_takes_is_left_out(provider: FakeProvider) -> None:
@@ -457,7 +475,7 @@ async def test_what_claude_no_longer_takes_is_left_out(provider: FakeProvider) -
     assert "temperature" not in sent
     assert "seed" not in sent
     assert sent["max_tokens"] == MAX_TOKENS
-    assert sent["system"] == "Be brief."
+    assert sent["system"] == [{"type": "text", "text": "Be brief.", **KEPT}]
 
 
 async def test_what_claude_refuses_as_empty_is_not_sent(provider: FakeProvider) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +66,21 @@ def test_cached_input_has_its_own_price() -> None:
     """And is not paid for twice."""
     usage = Usage(input_tokens=1_000_000, cached_tokens=900_000, output_tokens=100_000, reasoning_tokens=50_000)
     assert CENT.cost_usd(usage) == pytest.approx(0.1 + 0.09 + 1.0)
+
+
+def test_what_a_provider_keeps_may_cost_more_than_other_input() -> None:
+    """In the bill, and before it in what is set aside; without such a price it is input like any other."""
+    usage = Usage(input_tokens=1_000_000, cached_tokens=500_000, output_tokens=0)
+    dear = replace(CENT, written=1.25)
+    assert dear.cost_usd(usage, cache_written_tokens=400_000) == pytest.approx(0.05 + 0.5 + 0.1)
+    assert CENT.cost_usd(usage, cache_written_tokens=400_000) == CENT.cost_usd(usage) == pytest.approx(0.05 + 0.5)
+    asked = Request(messages=(Message(role="user", text="x" * 1000),), max_tokens=1)
+    plain, more = (Ledger(run=Cap(cost_usd=1.0)).reserve("a", asked, price).cost_usd for price in (CENT, dear))
+    assert plain < more < 1.25 * plain
+    known = price_of("claude-sonnet-4-5", base_url="https://api.anthropic.com", given={})
+    assert known is not None
+    assert known.written is not None
+    assert known.worst_input == known.written > known.input
 
 
 def test_a_price_that_nobody_knows_is_not_zero() -> None:
