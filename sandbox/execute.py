@@ -32,7 +32,7 @@ _PEAKS = {
     "pids": ("pids.peak", "pids/pids.peak"),
 }
 """What the kernel keeps of a container, below /sys/fs/cgroup: version 2, then 1. Old kernels keep less."""
-COMMIT_S = 3.0
+COMMIT_S = 10.0
 _COMMIT = """
 set -e
 test "$(du -sk . | cut -f1)" -lt 65536
