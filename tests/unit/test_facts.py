@@ -98,6 +98,20 @@ def test_guest_starts_from_its_zip_alone(cache: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("spoiled", [".py", ".pyc"])
+def test_guest_of_another_python_starts_all_the_same(cache: Path, tmp_path: Path, spoiled: str) -> None:
+    """What is compiled is used by the Python that made it, which needs no source; any other takes the source."""
+    cache.mkdir(parents=True)
+    place = tmp_path / "guest.zip"
+    with zipfile.ZipFile(facts.guest_zip(cache)) as ours, zipfile.ZipFile(place, "w") as theirs:
+        for name in ours.namelist():
+            kept = name == "__main__.py" or not name.endswith(spoiled)
+            theirs.writestr(name, ours.read(name) if kept else b"\0 of another version\r\n")
+    argv = [sys.executable, "-I", "-S", place]
+    done = subprocess.run(argv, input=b"garbage that is no hello", capture_output=True, timeout=30, check=False)
+    assert (done.returncode, b"WireError" in done.stderr) == (70, True), done.stderr
+
+
 def test_cache_written_by_many_at_once_is_never_half(cache: Path) -> None:
     """Every look finds whole files."""
 
