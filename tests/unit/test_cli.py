@@ -92,7 +92,7 @@ def test_every_command_of_the_table_exists_and_has_help(name: str, capsys: pytes
     assert "usage: massgen" in capsys.readouterr().out.lower()
 
 
-@pytest.mark.parametrize("module", ["massgen", "massgen.cli"])
+@pytest.mark.parametrize("module", ["massgen", "massgen.cli", "massgen.v1.cli"])
 def test_python_dash_m_works(root: Path, module: str):
     """As the documents of the peer write it."""
     done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=root, check=False)

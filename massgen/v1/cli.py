@@ -1,0 +1,5 @@
+"""`python -m massgen.v1.cli "question" --models A B`: the command, under the name that older documents give it."""
+
+from massgen.cli.main import main
+
+main()
