@@ -33,6 +33,12 @@ def labelled(label: str) -> list[str]:
         return [c["Id"] for c in engine.containers(all=True, filters={"label": label})]
 
 
+def reaches_networks() -> bool:
+    """Whether containers of this engine can have any: one that stands beside another has no bridge."""
+    with client() as engine:
+        return "bridge" in [network["Name"] for network in engine.networks()]
+
+
 async def gone(label: str, *, within_s: float = 3) -> float | None:
     """Seconds until no container carries the label; None when some are left."""
     began = time.monotonic()

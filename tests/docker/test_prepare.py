@@ -15,7 +15,7 @@ import pytest
 
 from sandbox import DockerEngine, ImageMissing, Sandbox, SandboxSpec, StartFailed
 from sandbox.prepare import REPOSITORY, PrepareFailed, Surroundings, forget, name_for, prepare
-from tests.docker.engine_view import client, host, line
+from tests.docker.engine_view import client, host, line, reaches_networks
 from tests.support.boxes import SMALL, until
 from tests.support.user import User, agent, say
 
@@ -257,6 +257,8 @@ async def main(argv):
 
 async def test_the_network_is_not_there_when_it_is_allowed(engine: DockerEngine, image: str):
     """With the default network, the proxies and the bundle of this machine a package comes from the public index."""
+    if not reaches_networks():
+        pytest.skip("this engine has no network to give")
     bundle = os.environ.get("MASSGEN_BUILD_CA") or os.environ.get("SSL_CERT_FILE", "")
     around = Surroundings.of({**os.environ, "MASSGEN_BUILD_CA": bundle})
     fetch = "import urllib.request as u; print(u.urlopen('https://pypi.org/simple/six/', timeout=20).status)"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import DockerEngine, Limits, Mount, Sandbox, SandboxSpec
+from tests.docker.engine_view import reaches_networks
 
 pytestmark = pytest.mark.docker
 
@@ -68,14 +69,22 @@ async def plain(engine: DockerEngine, image: str) -> AsyncIterator[Sandbox]:
 
 
 def build(dockerfile: bytes, base: str, tag: str) -> None:
-    """The image, unless it is there already."""
-    if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode == 0:
+    """The image, unless it is there already. An engine without a network is handed that of the installed one."""
+    present = ["docker", "image", "inspect", tag]
+    if subprocess.run(present, capture_output=True, check=False).returncode == 0:
         return
     proxies = [f"--build-arg={n}" for n in ("http_proxy", "https_proxy", "no_proxy") if n in os.environ]
     command = ["docker", "build", "--force-rm", "--network", "host", f"--build-arg=BASE={base}", *proxies, "--tag", tag, "-"]
-    classic = os.environ | {"DOCKER_BUILDKIT": "0"}
-    built = subprocess.run(command, input=dockerfile, capture_output=True, check=False, env=classic, timeout=900)
-    assert built.returncode == 0, (built.stdout[-3000:] + built.stderr[-1000:]).decode()
+    handed = not reaches_networks()
+    installed = {name: value for name, value in os.environ.items() if not (handed and name == "DOCKER_HOST")}
+    if not handed or subprocess.run(present, capture_output=True, check=False, env=installed).returncode:
+        classic = installed | {"DOCKER_BUILDKIT": "0"}
+        built = subprocess.run(command, input=dockerfile, capture_output=True, check=False, env=classic, timeout=900)
+        assert built.returncode == 0, (built.stdout[-3000:] + built.stderr[-1000:]).decode()
+    if handed:
+        with subprocess.Popen(["docker", "save", tag], stdout=subprocess.PIPE, env=installed) as saving:
+            subprocess.run(["docker", "load"], stdin=saving.stdout, capture_output=True, check=True, timeout=300)
+        assert saving.returncode == 0
 
 
 @pytest.fixture(scope="module")
