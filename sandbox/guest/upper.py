@@ -57,6 +57,7 @@ class Layers(NamedTuple):
                             yield found, mark
                 except OSError:
                     closed.add(folder)
+                    continue  # nor can anything below: it is named once, however long the paths of the views are
                 if _is_folder(os.path.join(self.upper, path)):
                     pending.append(path)
 
