@@ -153,8 +153,8 @@ def report(name: str, sections: dict[str, list[Row]], facts: dict[str, str]) -> 
     return 1 if missed else 0
 
 
-def recorded(name: str) -> dict[str, list[Row]]:
-    """The sections that were measured last. Raises OSError when there are none."""
-    kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["sections"]
+def recorded(path: Path) -> dict[str, list[Row]]:
+    """The sections of a benchmark that were measured last. Raises OSError when there are none."""
+    kept = json.loads(path.read_text(encoding="utf-8"))["sections"]
     fields = set(Row.__dataclass_fields__)
     return {key: [Row(**{k: v for k, v in row.items() if k in fields}) for row in rows] for key, rows in kept.items()}
