@@ -14,6 +14,7 @@ from sandbox import DockerEngine, Limits, Sandbox, SandboxSpec
 
 BUSY = (1, 2, 4, 8)
 HOST = "`subprocess.run` on the host"
+PYTHON = ("/usr/bin/python3", "-c", "pass")
 BARE = """
 import os, statistics, time
 def once():
@@ -35,6 +36,7 @@ async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
     host: list[float] = []
     docker_exec: list[float] = []
     trips: list[float] = []
+    python: tuple[list[float], list[float]] = [], []
     name = f"massgen-bench-{os.getpid()}"
     quietly("docker", "run", "-d", "--rm", "--network", "none", "--name", name, "--entrypoint", "sleep", IMAGE, "600")
     try:
@@ -49,6 +51,8 @@ async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
                     docker_exec.append(timed(lambda: quietly("docker", "exec", name, "true")))
                     await one(box)  # caches are cold after that; it would be the only one that pays
                     quietly("true")
+                    python[0].append(await one(box, *PYTHON))
+                    python[1].append(timed(lambda: quietly(*PYTHON)))
             bare.append(await _bare(box))
     finally:
         quietly("docker", "rm", "-f", name)
@@ -57,8 +61,9 @@ async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
         Row(what="command `true`", ours=middle, p95=high, baseline=HOST, base=p50(host), limit=1.3),
         Row(what="command `true`", ours=middle, baseline="`docker exec`", base=p50(docker_exec), limit=40, sense="at least"),
         Row(what="command `true`, p95", ours=high, baseline="its own median", base=middle, limit=2),
-        Row(what="of that: the stream there and back, no command", ours=p50(trips), baseline=HOST, base=p50(host)),
-        Row(what="of that: `posix_spawn` and wait in the container, by itself", ours=p50(bare), baseline=HOST, base=p50(host)),
+        Row(what="command `python3 -c pass`", ours=p50(python[0]), p95=p95(python[0]), baseline=HOST, base=p50(python[1])),
+        Row(what="of `true`: the stream there and back, no command", ours=p50(trips), baseline=HOST, base=p50(host)),
+        Row(what="of `true`: `posix_spawn` and wait in the container, by itself", ours=p50(bare), baseline=HOST, base=p50(host)),
         Row(what="`subprocess.run` on the host, p95", ours=p95(host), baseline="its own median", base=p50(host)),
     ]
 
@@ -77,10 +82,10 @@ async def _bare(box: Sandbox) -> float:
     return float(outcome.stdout.text)
 
 
-async def one(box: Sandbox) -> float:
-    """Milliseconds of one command that does nothing."""
+async def one(box: Sandbox, *argv: str) -> float:
+    """Milliseconds of one command, by itself one that does nothing."""
     began = time.perf_counter()
-    outcome = await box.run(["true"])
+    outcome = await box.run(argv or ("true",))
     took = since(began)
     assert outcome.ok, outcome
     return took
