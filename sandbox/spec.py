@@ -154,7 +154,7 @@ class SandboxSpec:
     image: str
     mounts: tuple[Mount, ...] = ()
     tools: Mapping[str, Path] = field(default_factory=dict)
-    """Read-only program files: absolute path inside → file on the host (the agent body, a CLI binary)."""
+    """Read-only program files: absolute path inside → file or folder on the host (the agent body, a CLI binary)."""
     peers: Path | None = None
     """Host folder shown read-only at `/peers`."""
     limits: Limits = field(default_factory=Limits)

@@ -202,9 +202,9 @@ class _Turn:
         if model != own:
             return self._program.refused(f"only the model {own} is answered here", missing=True)
         async with self._one:
-            return await self._asked(request)
+            return await self._asked(asked, request)
 
-    async def _asked(self, request: Request) -> Answer:
+    async def _asked(self, asked: Asked, request: Request) -> Answer:
         witnessed = self._witness.extends(request)
         if witnessed:
             self._results(request)
@@ -219,7 +219,7 @@ class _Turn:
         if witnessed:
             self._witness.passed(reply)
             self._calls(reply)
-        return self._program.told(reply, model=self._program.called(self._caller.model.name))
+        return self._program.told(reply, asked, model=self._program.called(self._caller.model.name))
 
     def _calls(self, reply: Reply) -> None:
         for call in reply.calls:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from massgen.agent import cli_messages, cli_responses
+from massgen.agent import cli_generate, cli_messages, cli_responses
 from massgen.agent.httpd import Answer, Asked
 from massgen.messages import Reply, Request, ToolResult
 
@@ -53,7 +53,7 @@ class Program(Protocol):
         """The model that it asks for, and what. Raises NotTaken."""
         ...
 
-    def told(self, reply: Reply, *, model: str) -> Answer:
+    def told(self, reply: Reply, asked: Asked, *, model: str) -> Answer:
         """A reply as the program expects it."""
         ...
 
@@ -107,7 +107,7 @@ class Claude:
         """See `cli_messages`."""
         return cli_messages.read(asked.body)
 
-    def told(self, reply: Reply, *, model: str) -> Answer:
+    def told(self, reply: Reply, asked: Asked, *, model: str) -> Answer:  # noqa: ARG002 - it always asks for a stream
         """As a stream."""
         return Answer(status=200, body=cli_messages.write(reply, model=model), kind="text/event-stream")
 
@@ -167,7 +167,7 @@ class Codex:
         """See `cli_responses`."""
         return cli_responses.read(asked.body)
 
-    def told(self, reply: Reply, *, model: str) -> Answer:
+    def told(self, reply: Reply, asked: Asked, *, model: str) -> Answer:  # noqa: ARG002 - it always asks for a stream
         """As a stream."""
         return Answer(status=200, body=cli_responses.write(reply, model=model), kind="text/event-stream")
 
@@ -186,7 +186,84 @@ class Codex:
         return result.ok and not code, code
 
 
-PROGRAMS: Final[Mapping[str, Program]] = {program.name: program for program in (Claude(), Codex())}
+class Gemini:
+    """Google's Gemini CLI, which needs `node` beside itself: generateContent."""
+
+    name = "gemini"
+    prefix = "mcp_massgen_"
+    ENV: Final = {"GEMINI_API_KEY": NO_KEY, "GEMINI_CLI_TRUST_WORKSPACE": "true", "GEMINI_CLI_NO_RELAUNCH": "true"}
+    WITHOUT: Final = ("web_fetch", "google_web_search", "invoke_agent", "enter_plan_mode", "activate_skill", "update_topic")
+    """Tools that would want their provider's services, or that nobody is there for."""
+    HELPERS: Final = (
+        *("edit-corrector", "llm-edit-fixer", "next-speaker-checker", "summarizer-default", "summarizer-shell"),
+        *("context-snapshotter", "agent-history-provider-summarizer", "chat-compression-default"),
+        *(
+            f"chat-compression-{name}"
+            for name in ("3-pro", "3-flash", "3.1-flash-lite", "2.5-pro", "2.5-flash", "2.5-flash-lite")
+        ),
+    )
+    """What it would ask other models for."""
+    WRITE: Final = (
+        'mkdir -p ~/.gemini && printf %s "$MASSGEN_SETTINGS" > ~/.gemini/settings.json && unset MASSGEN_SETTINGS && exec "$@"'
+    )
+
+    def start(self, *, address: str, model: str) -> Start:
+        """One turn, with these settings for a user's.
+
+        Settings that stand above a project's are only read from files that root owns, and nobody is root in the container.
+        """
+        settings = {
+            "general": {"enableAutoUpdate": False},
+            "privacy": {"usageStatisticsEnabled": False},
+            "telemetry": {"enabled": False},
+            "security": {"auth": {"selectedType": "gemini-api-key"}},
+            "model": {"disableLoopDetection": True},
+            "modelConfigs": {"customAliases": {name: {"modelConfig": {"model": model}} for name in self.HELPERS}},
+            "tools": {"exclude": list(self.WITHOUT)},
+            "mcpServers": {"massgen": {"httpUrl": f"{address}/mcp", "trust": True, "timeout": 3_600_000}},
+        }
+        argv = (
+            *("sh", "-c", self.WRITE, "sh", f"{PLACE}/node", f"{PLACE}/gemini/bundle/gemini.js"),
+            *("--output-format", "stream-json", "--approval-mode", "yolo", "--skip-trust", "--model", model),
+        )
+        return Start(argv=argv, env={**self.ENV, "MASSGEN_SETTINGS": json.dumps(settings), "GOOGLE_GEMINI_BASE_URL": address})
+
+    def called(self, model: str) -> str:
+        """By its own name."""
+        return model
+
+    def asks(self, asked: Asked) -> bool:
+        """An address for each model."""
+        return asked.method == "POST" and cli_generate.asks(asked.path)
+
+    def read(self, asked: Asked) -> tuple[str, Request]:
+        """See `cli_generate`."""
+        return cli_generate.read(asked.path, asked.body)
+
+    def told(self, reply: Reply, asked: Asked, *, model: str) -> Answer:
+        """As a stream where it asked for one."""
+        stream = asked.path.endswith(":streamGenerateContent")
+        kind = "text/event-stream" if stream else "application/json"
+        return Answer(status=200, body=cli_generate.write(reply, model=model, stream=stream), kind=kind)
+
+    def refused(self, why: str, *, missing: bool = False) -> Answer:
+        """As the provider refuses."""
+        return _refusal(cli_generate.refused(why, missing=missing))
+
+    def shown(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A file is `file_path` there, a folder `dir_path`."""
+        return _renamed(args, {"file_path": "path", "dir_path": "path"})
+
+    def outcome(self, result: ToolResult) -> tuple[bool, int | None]:
+        """Results are text, and say how a command ended when it failed."""
+        found = self._EXIT.search(result.text)
+        code = int(found[1]) if found else None
+        return result.ok and not code, code
+
+    _EXIT: Final = re.compile(r"^Exit Code: (\d+)$", re.MULTILINE)
+
+
+PROGRAMS: Final[Mapping[str, Program]] = {program.name: program for program in (Claude(), Codex(), Gemini())}
 
 
 def mounted(name: str) -> str:

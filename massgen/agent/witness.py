@@ -18,6 +18,9 @@ from typing import Any
 from massgen.agent.tools import NEW_ANSWER, VOTE
 from massgen.messages import Message, Reply, Request, ToolCall
 
+ADDED = "wait_for_previous"
+"""An argument that a program (`gemini`) gives to every tool for itself, and takes out again before it reports the call."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Witnessed:
@@ -48,9 +51,11 @@ class Witness:
     def passed(self, reply: Reply) -> None:
         """A reply within the host's conversation."""
         self._said.update(_marks(reply.as_message()))
+        # Programs may keep neighbouring texts of a turn as one.
+        self._said.add(f"text {reply.text.strip()}")
         own = [call for call in reply.calls if call.name in (self._prefix + NEW_ANSWER, self._prefix + VOTE)]
         bare = tuple(
-            ToolCall(id=call.id, name=call.name.removeprefix(self._prefix), args=call.args, bad_args=call.bad_args)
+            ToolCall(id=call.id, name=call.name.removeprefix(self._prefix), args=_asked(call.args), bad_args=call.bad_args)
             for call in own
         )
         witnessed = Witnessed(calls=bare)
@@ -61,10 +66,14 @@ class Witness:
     def claim(self, name: str, args: Mapping[str, Any]) -> Witnessed | None:
         """The reply that made this call, with all its coordination calls, once; None: no reply did."""
         for number, (call, witnessed) in enumerate(self._open):
-            if call.name == name and not call.bad_args and _same(call.args, args):
+            if call.name == name and not call.bad_args and _same(call.args, _asked(args)):
                 del self._open[number]
                 return witnessed
         return None
+
+
+def _asked(args: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in args.items() if key != ADDED}
 
 
 def _same(one: object, other: object) -> bool:

@@ -28,6 +28,7 @@ BackendType = Literal[
     "scripted",
     "claude_code",
     "codex",
+    "gemini_cli",
 ]
 BACKENDS: Final[tuple[BackendType, ...]] = get_args(BackendType)
 
@@ -120,6 +121,14 @@ TABLE: Final[Mapping[BackendType, Backend]] = {
         takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "text", "reasoning", "command"}),
         ignores=frozenset({"temperature", "top_p"}),
         program="codex",
+    ),
+    "gemini_cli": Backend(
+        protocol="generate",
+        url="https://generativelanguage.googleapis.com",
+        variable="GEMINI_API_KEY",
+        takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "max_thinking_tokens", "reasoning", "command"}),
+        ignores=frozenset({"temperature", "top_p"}),
+        program="gemini",
     ),
 }
 

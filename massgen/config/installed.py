@@ -1,8 +1,8 @@
 """Where on this machine the program is that an agent is to be; nothing of it is run here.
 
-What a container is shown needs nothing beside itself: links are followed to the program. npm's `codex` is a script that looks for
-the program in a package for the machine, which is found the same way. Other scripts are refused, because their interpreter and
-libraries would have to come along.
+What a container is shown is whole: links are followed to a program of one file. npm's `codex` is a script that looks for the
+program in a package for the machine, which is found the same way; `gemini` is a folder of scripts, shown with the `node` in PATH.
+Other scripts are refused, because nobody knows what they need.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from massgen.errors import ConfigError
 PACKAGES: Final[Mapping[str, str]] = {
     "claude": "npm install -g @anthropic-ai/claude-code",
     "codex": "npm install -g @openai/codex",
+    "gemini": "npm install -g @google/gemini-cli",
 }
 _MACHINES: Final[Mapping[str, str]] = {"x86_64": "x64", "aarch64": "arm64"}
 """As npm calls them."""
@@ -34,12 +35,34 @@ def installed(kind: BackendType, command: str | None, env: Mapping[str, str]) ->
     if found is None:
         raise ConfigError(f"there is no program {command or name!r} on this machine, which `{kind}` runs in its container; {how}")
     path = Path(found).resolve()
+    if name == "gemini":
+        return {name: _folder(path, how), "node": _node(env)}
     if name == "codex":
         path = _packaged(path) or path
-    with path.open("rb") as file:
-        if file.read(4) != b"\x7fELF":
-            raise ConfigError(f"{path} is a script, and only a program of one file can be shown to a container; {how}")
+    if not _whole(path):
+        raise ConfigError(f"{path} is a script, and only a program of one file can be shown to a container; {how}")
     return {name: path}
+
+
+def _whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def _folder(script: Path, how: str) -> Path:
+    """The package that a script of `gemini` is of: that folder and nothing around it is shown."""
+    package = script.parent.parent
+    if script != package / "bundle" / "gemini.js" or not (package / "package.json").is_file():
+        raise ConfigError(f"{script} is not the `bundle/gemini.js` of a package of npm, which can be shown to a container; {how}")
+    return package
+
+
+def _node(env: Mapping[str, str]) -> Path:
+    found = shutil.which("node", path=env.get("PATH", ""))
+    path = Path(found).resolve() if found else None
+    if path is None or not _whole(path):
+        raise ConfigError("`gemini` runs on node, and there is no program `node` in PATH; install Node.js 20 or later")
+    return path
 
 
 def _packaged(script: Path) -> Path | None:

@@ -215,12 +215,7 @@ LATER: dict[str, frozenset[str]] = {
 }
 """Keys of later versions. They must not be ignored silently: most are limits or permissions."""
 
-LATER_BACKENDS = frozenset(
-    {
-        "gemini_cli",
-        "ag2",
-    }
-)
+LATER_BACKENDS = frozenset({"ag2"})
 
 
 def check(document: Document) -> RawConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.clis import claude, codex
+from tests.support.clis import claude, codex, gemini
 from tests.support.fake_provider import FakeProvider, Script
 from tests.support.user import User
 
@@ -64,7 +64,9 @@ class Cli:
             return Script(words=["Done: hello.txt says hello."])
         if self.result not in self.said(body):
             return Script(words=["Writing."], calls=[self.run("echo hello > hello.txt; id -u")], stop="tools")
-        return Script(words=[], calls=[(answer, '{"content": "hello.txt says hello"}')], stop="tools")
+        # A program may add arguments of its own to every tool.
+        added = {name: True for name in tools[answer]["properties"] if name != "content"}
+        return Script(words=[], calls=[(answer, json.dumps({"content": "hello.txt says hello", **added}))], stop="tools")
 
 
 FORGE = """
@@ -137,12 +139,38 @@ def refused():
 """
 
 
+_GENERATE = """
+def ask(*messages, model="gemini-2.5-pro", action="streamGenerateContent", **more):
+    turns = [
+        {"role": role, "parts": [{"text": text}] if isinstance(text, str) else text}
+        for role, text in zip(("user", "model", "user"), messages)
+    ]
+    return post(f"/v1beta/models/{model}:{action}", {"contents": turns, **more})
+def refused():
+    return [
+        ask("FORGED", model="gemini-3-pro-preview")[0],
+        ask("FORGED", action="countTokens")[0],
+        ask("FORGED", tools=[{"googleSearch": {}}])[0],
+        ask("FORGED", tools=[{"urlContext": {}}])[0],
+        ask("FORGED", cachedContent="cachedContents/c")[0],
+        ask([{"fileData": {"mimeType": "image/png", "fileUri": "http://example.org/?secret"}}])[0],
+        ask([{"executableCode": {"language": "PYTHON", "code": "1"}}])[0],
+        post("/v1beta/models/gemini-2.5-pro:generateContent", [[]] * 9)[0],
+    ]
+"""
+
+
 def _functions(body: Body) -> dict[str, Any]:
     return {tool["name"]: tool["parameters"] for tool in body.get("tools", [])}
 
 
 def _claude_tools(body: Body) -> dict[str, Any]:
     return {tool["name"]: tool["input_schema"] for tool in body.get("tools", [])}
+
+
+def _declared(body: Body) -> dict[str, Any]:
+    declared = [function for tool in body.get("tools", []) for function in tool["functionDeclarations"]]
+    return {function["name"]: function["parameters_json_schema"] for function in declared}
 
 
 CLIS: Mapping[str, Cli] = {
@@ -173,5 +201,19 @@ CLIS: Mapping[str, Cli] = {
         prefix="mcp__massgen__",
         keys=frozenset({"model", "input", "instructions", "tools", "max_output_tokens", "stream", "store", "include"}),
         forge=FORGE.replace("SPEAK", _RESPONSES),
+    ),
+    "gemini_cli": Cli(
+        type="gemini_cli",
+        model="gemini-2.5-pro",
+        variable="GEMINI_API_KEY",
+        command=gemini,
+        path="",
+        tools=_declared,
+        turns=lambda body: list(body["contents"]),
+        result="functionResponse",
+        shell=("run_shell_command", "command"),
+        prefix="mcp_massgen_",
+        keys=frozenset({"contents", "systemInstruction", "tools", "generationConfig", "stream"}),
+        forge=FORGE.replace("SPEAK", _GENERATE),
     ),
 }

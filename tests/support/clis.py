@@ -13,6 +13,7 @@ from sandbox import cache_folder
 
 CLAUDE = "2.1.329"
 CODEX = "0.169.0"
+GEMINI = "0.61.0"
 
 
 def claude() -> Path:
@@ -24,6 +25,11 @@ def claude() -> Path:
 def codex() -> Path:
     """The script of npm that would start the program; skips where it cannot be had."""
     return _installed(f"codex-{CODEX}", f"@openai/codex@{CODEX}", "@openai/codex/bin/codex.js")
+
+
+def gemini() -> Path:
+    """The script that node runs; skips where it cannot be had."""
+    return _installed(f"gemini-{GEMINI}", f"@google/gemini-cli@{GEMINI}", "@google/gemini-cli/bundle/gemini.js")
 
 
 def _installed(name: str, package: str, program: str) -> Path:

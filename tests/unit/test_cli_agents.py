@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from massgen.agent import cli_messages, cli_responses
+from massgen.agent import cli_generate, cli_messages, cli_responses
 from massgen.agent.httpd import Asked
 from massgen.agent.mcp_door import answer
 from massgen.agent.metered import MeteredModel
@@ -141,6 +141,74 @@ def test_a_turn_of_items_changes_on_its_way_through_the_program() -> None:
     assert request.messages[3].results[0].text == "counted"
 
 
+def generate(*contents: dict[str, Any], **more: Any) -> bytes:
+    return json.dumps({"contents": list(contents), **more}).encode()
+
+
+def parts(*parts: dict[str, Any], role: str = "user") -> dict[str, Any]:
+    return {"role": role, "parts": list(parts)}
+
+
+ASK = "/v1beta/models/m:streamGenerateContent"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[" * 100_000,
+        b"[]",
+        b"{}",
+        generate(parts({"text": "hi"}), cachedContent="cachedContents/x"),
+        generate(parts({"text": "hi"}), tools=[{"googleSearch": {}}]),
+        generate(parts({"text": "hi"}), tools=[{"functionDeclarations": [], "codeExecution": {}}]),
+        generate(parts({"fileData": {"fileUri": "http://x"}})),
+        generate(parts({"text": "hi", "fileData": {"fileUri": "http://x"}})),
+        generate(parts({"inlineData": {"mimeType": "application/pdf", "data": ""}})),
+        generate(parts({"functionCall": {"id": "c", "name": "x"}})),
+        generate(parts({"executableCode": {"code": "1"}}, role="model")),
+        generate(parts({"inlineData": {"mimeType": "image/png", "data": ""}}, role="model")),
+        generate(parts({"text": "hi"}, role="system")),
+        generate(parts({"functionResponse": {"id": "c", "response": {"output": ""}, "parts": [{"fileData": {"fileUri": "x"}}]}})),
+    ],
+)
+def test_a_content_for_more_than_words_is_asked_for(body: bytes) -> None:
+    """The same for generateContent."""
+    with pytest.raises(NotTaken):
+        cli_generate.read(ASK, body)
+
+
+def test_a_turn_of_parts_changes_on_its_way_through_the_program() -> None:
+    """Thoughts, signatures, words and calls are told, and come back, as they were."""
+    from massgen.models.gemini_wire import Candidate
+
+    call = {"functionCall": {"id": "c1", "name": "mcp_massgen_vote", "args": dict(CALL.args)}, "thoughtSignature": "c2ln"}
+    native = ({"text": "Hm.", "thought": True}, {"text": "I vote."}, call)
+    sent = Reply(text="I vote.", native=native, stop="tools", usage=Usage(input_tokens=9, cached_tokens=4, output_tokens=2))
+    candidate = Candidate()
+    candidate.add(json.loads(cli_generate.write(sent, model="m", stream=True).removeprefix(b"data: ")))
+    reply = candidate.reply()
+    assert (reply.native, reply.text, reply.stop, reply.usage) == (native, "I vote.", "tools", sent.usage)
+    assert json.loads(cli_generate.write(sent, model="m", stream=False))["candidates"][0]["content"]["parts"] == list(native)
+    back = {"functionResponse": {"id": "c1", "name": "x", "response": {"error": "no"}}}
+    body = generate(
+        parts({"text": "hi"}), parts(*native, role="model"), parts(back), systemInstruction=parts({"text": "be good"})
+    )
+    model, request = cli_generate.read(ASK, body)
+    assert (model, [message.role for message in request.messages]) == ("m", ["system", "user", "assistant", "tool"])
+    assert request.messages[2].native == native
+    assert (request.messages[3].results[0].text, request.messages[3].results[0].ok) == ("no", False)
+
+
+def test_a_call_does_not_count_for_an_argument_that_the_program_added() -> None:
+    """What a program gives to each tool for itself is not part of the call."""
+    witness = Witness("THE PROMPT", prefix="mcp_massgen_")
+    witness.passed(Reply(calls=(ToolCall(id="c", name="mcp_massgen_vote", args={**CALL.args, "wait_for_previous": True}),)))
+    found = witness.claim("vote", CALL.args)
+    assert found is not None
+    assert dict(found.calls[0].args) == CALL.args
+
+
 @pytest.mark.parametrize(
     "native",
     [
@@ -270,3 +338,22 @@ async def test_one_conversation_is_reserved_at_the_price_of_another() -> None:
     await model.complete(opened(Message(role="assistant", text="hi"), Message(role="user", text="go on")))
     with pytest.raises(ModelError, match="budget"):
         await model.complete(Request(messages=tuple(Message(role="user", text="x" * 5000) for _ in range(4))))
+
+
+def test_a_folder_around_the_program_is_mounted(tmp_path: Path) -> None:
+    """Of `gemini` its package is shown, and the node that runs it; a script of the same name elsewhere is refused."""
+    script = tmp_path / "node_modules" / "@google" / "gemini-cli" / "bundle" / "gemini.js"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/usr/bin/env node\n")
+    script.chmod(0o755)
+    (tmp_path / "gemini").symlink_to(script)
+    env = {"PATH": str(tmp_path)}
+    with pytest.raises(ConfigError, match="npm install -g @google/gemini-cli"):
+        installed("gemini_cli", None, env)
+    (script.parent.parent / "package.json").write_text("{}")
+    with pytest.raises(ConfigError, match="install Node"):
+        installed("gemini_cli", None, env)
+    node = tmp_path / "node"
+    node.write_bytes(b"\x7fELF")
+    node.chmod(0o755)
+    assert installed("gemini_cli", None, env) == {"gemini": script.parent.parent, "node": node}
