@@ -5,14 +5,13 @@ The parts of a turn, thought signatures among them, go back to the provider as t
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from massgen.agent.notaken import MEDIA, NotTaken
-from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
+from massgen.agent.notaken import NotTaken, image, most_tokens
+from massgen.messages import Message, Reply, Request, ToolCall, ToolResult, ToolSpec
 
 _ADDRESS: Final = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)")
 _STOPS: Final = {"end": "STOP", "tools": "STOP", "length": "MAX_TOKENS", "refusal": "SAFETY"}
@@ -36,11 +35,10 @@ def read(path: str, body: bytes) -> tuple[str, Request]:
         messages = [Message(role="system", text=system)] if system else []
         for content in asked["contents"]:
             messages += _messages(content)
-        most = (asked.get("generationConfig") or {}).get("maxOutputTokens")
         return found[1], Request(
             messages=tuple(messages),
             tools=tuple(spec for tool in asked.get("tools") or () for spec in _tools(tool)),
-            max_tokens=most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else None,
+            max_tokens=most_tokens((asked.get("generationConfig") or {}).get("maxOutputTokens")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotTaken(f"not a generateContent request: {type(error).__name__}") from None
@@ -67,7 +65,8 @@ def _messages(content: Mapping[str, Any]) -> Iterator[Message]:
     if results:
         yield Message(role="tool", results=results)
     inner = [_part(p) for part in parts for p in part.get("functionResponse", {}).get("parts") or ()]
-    images = tuple(_image(part["inlineData"]) for part in (*parts, *inner) if "inlineData" in part)
+    pictures = (part["inlineData"] for part in (*parts, *inner) if "inlineData" in part)
+    images = tuple(image(data["mimeType"], data["data"]) for data in pictures)
     text = "\n\n".join(str(part["text"]) for part in parts if "text" in part)
     if any("functionCall" in part for part in parts):
         raise NotTaken("a call that a user makes")
@@ -109,12 +108,6 @@ def _result(told: Mapping[str, Any]) -> ToolResult:
     return ToolResult(call_id=str(told["id"]), text=text, ok="error" not in response)
 
 
-def _image(data: Mapping[str, Any]) -> Image:
-    if data["mimeType"] not in MEDIA:
-        raise NotTaken(f"data of type {str(data['mimeType'])[:40]!r} is not allowed here")
-    return Image(media_type=data["mimeType"], data=base64.b64decode(data["data"], validate=True))
-
-
 def write(reply: Reply, *, model: str, stream: bool) -> bytes:
     """A reply, whole, or as the only event of a stream."""
     usage = reply.usage
@@ -132,6 +125,6 @@ def write(reply: Reply, *, model: str, stream: bool) -> bytes:
 
 
 def refused(why: str, *, missing: bool = False) -> tuple[int, bytes]:
-    """A refusal of ours, in the provider's words."""
+    """A refusal of ours, in the provider's words; `missing`: there is no such model or address."""
     code, status = (404, "NOT_FOUND") if missing else (400, "INVALID_ARGUMENT")
     return code, json.dumps({"error": {"code": code, "status": status, "message": why}}).encode()

@@ -8,12 +8,11 @@ as the events of its own protocol.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from massgen.agent.notaken import MEDIA, NotTaken
+from massgen.agent.notaken import NotTaken, image, most_tokens
 from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
 
 
@@ -33,14 +32,10 @@ def read(body: bytes) -> tuple[str, Request]:
         return str(asked["model"]), Request(
             messages=tuple(messages),
             tools=tuple(_tool(tool) for tool in asked.get("tools") or ()),
-            max_tokens=_count(asked.get("max_tokens")),
+            max_tokens=most_tokens(asked.get("max_tokens")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotTaken(f"not a Messages request: {type(error).__name__}") from None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _text(content: Any) -> str:  # noqa: ANN401 - whatever a stranger sent
@@ -110,9 +105,9 @@ def _result(block: Mapping[str, Any]) -> ToolResult:
 
 def _image(block: Mapping[str, Any]) -> Image:
     source = block["source"]
-    if source["type"] != "base64" or source["media_type"] not in MEDIA:
+    if source["type"] != "base64":
         raise NotTaken("an image that is not in the request itself")
-    return Image(media_type=source["media_type"], data=base64.b64decode(source["data"], validate=True))
+    return image(source["media_type"], source["data"])
 
 
 def _event(kind: str, **more: object) -> bytes:
@@ -160,6 +155,7 @@ def _pieces(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]
             return block, []
 
 
-def refused(why: str, *, status: int = 400, kind: str = "invalid_request_error") -> tuple[int, bytes]:
-    """A refusal of ours, in the provider's words."""
+def refused(why: str, *, missing: bool = False) -> tuple[int, bytes]:
+    """A refusal of ours, in the provider's words; `missing`: there is no such model or address."""
+    status, kind = (404, "not_found_error") if missing else (400, "invalid_request_error")
     return status, json.dumps({"type": "error", "error": {"type": kind, "message": why}}).encode()

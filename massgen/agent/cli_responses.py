@@ -6,12 +6,11 @@ Items that a turn consists of, encrypted reasoning among them, go back to the pr
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from massgen.agent.notaken import MEDIA, NotTaken
+from massgen.agent.notaken import NotTaken, image, most_tokens
 from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
 
 SPLIT = "__"
@@ -32,11 +31,10 @@ def read(body: bytes) -> tuple[str, Request]:
         instructions = str(asked.get("instructions") or "")
         messages = [Message(role="system", text=instructions)] if instructions else []
         messages += _messages(asked["input"])
-        most = asked.get("max_output_tokens")
         return str(asked["model"]), Request(
             messages=tuple(messages),
             tools=tuple(spec for tool in asked.get("tools") or () for spec in _tools(tool)),
-            max_tokens=most if isinstance(most, int) and not isinstance(most, bool) and most > 0 else None,
+            max_tokens=most_tokens(asked.get("max_output_tokens")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise NotTaken(f"not a Responses request: {type(error).__name__}") from None
@@ -100,9 +98,9 @@ def _content(content: Any, kind: str) -> tuple[str, tuple[Image, ...]]:  # noqa:
 
 def _image(url: str) -> Image:
     head, _, data = url.partition(";base64,")
-    if head.removeprefix("data:") not in MEDIA or not head.startswith("data:"):
+    if not head.startswith("data:"):
         raise NotTaken("an image that is not in the request itself")
-    return Image(media_type=head.removeprefix("data:"), data=base64.b64decode(data, validate=True))
+    return image(head.removeprefix("data:"), data)
 
 
 def _turn(items: Iterable[Mapping[str, Any]]) -> Message:
@@ -157,6 +155,7 @@ def _told(item: dict[str, Any]) -> dict[str, Any]:
     return {**item, "namespace": namespace, "name": name}
 
 
-def refused(why: str, *, status: int = 400, kind: str = "invalid_request_error") -> tuple[int, bytes]:
-    """A refusal of ours, in the provider's words."""
+def refused(why: str, *, missing: bool = False) -> tuple[int, bytes]:
+    """A refusal of ours, in the provider's words; `missing`: there is no such model or address."""
+    status, kind = (404, "not_found_error") if missing else (400, "invalid_request_error")
     return status, json.dumps({"error": {"type": kind, "code": kind, "message": why}}).encode()

@@ -113,7 +113,7 @@ class Claude:
 
     def refused(self, why: str, *, missing: bool = False) -> Answer:
         """As the provider refuses."""
-        return _refusal(cli_messages.refused(why, **_kind(missing=missing)))
+        return _refusal(cli_messages.refused(why, missing=missing))
 
     def shown(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         """A file is `file_path` there."""
@@ -173,7 +173,7 @@ class Codex:
 
     def refused(self, why: str, *, missing: bool = False) -> Answer:
         """As the provider refuses."""
-        return _refusal(cli_responses.refused(why, **_kind(missing=missing)))
+        return _refusal(cli_responses.refused(why, missing=missing))
 
     def shown(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         """A command is `cmd` there."""
@@ -181,9 +181,7 @@ class Codex:
 
     def outcome(self, result: ToolResult) -> tuple[bool, int | None]:
         """Results are text, and say how a command ended."""
-        found = self._EXIT.search(result.text)
-        code = int(found[1]) if found else None
-        return result.ok and not code, code
+        return _ended(result, self._EXIT)
 
 
 class Gemini:
@@ -203,6 +201,7 @@ class Gemini:
         ),
     )
     """What it would ask other models for."""
+    _EXIT: Final = re.compile(r"^Exit Code: (\d+)$", re.MULTILINE)
     WRITE: Final = (
         'mkdir -p ~/.gemini && printf %s "$MASSGEN_SETTINGS" > ~/.gemini/settings.json && unset MASSGEN_SETTINGS && exec "$@"'
     )
@@ -256,11 +255,7 @@ class Gemini:
 
     def outcome(self, result: ToolResult) -> tuple[bool, int | None]:
         """Results are text, and say how a command ended when it failed."""
-        found = self._EXIT.search(result.text)
-        code = int(found[1]) if found else None
-        return result.ok and not code, code
-
-    _EXIT: Final = re.compile(r"^Exit Code: (\d+)$", re.MULTILINE)
+        return _ended(result, self._EXIT)
 
 
 PROGRAMS: Final[Mapping[str, Program]] = {program.name: program for program in (Claude(), Codex(), Gemini())}
@@ -271,12 +266,14 @@ def mounted(name: str) -> str:
     return f"{PLACE}/{name}"
 
 
-def _kind(*, missing: bool) -> dict[str, Any]:
-    return {"status": 404, "kind": "not_found_error"} if missing else {}
-
-
 def _refusal(told: tuple[int, bytes]) -> Answer:
     return Answer(status=told[0], body=told[1])
+
+
+def _ended(result: ToolResult, says: re.Pattern[str]) -> tuple[bool, int | None]:
+    found = says.search(result.text)
+    code = int(found[1]) if found else None
+    return result.ok and not code, code
 
 
 def _renamed(args: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
