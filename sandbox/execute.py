@@ -19,6 +19,7 @@ from sandbox.base import Base
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine
 from sandbox.errors import GuestError, SandboxLost
+from sandbox.gitmask import ONE_COMMIT
 from sandbox.outcome import Outcome
 from sandbox.patch import render
 from sandbox.spec import MIB, WORKSPACE, GitView, Limits, Mount, SandboxSpec
@@ -33,14 +34,14 @@ _PEAKS = {
 }
 """What the kernel keeps of a container, below /sys/fs/cgroup: version 2, then 1. Old kernels keep less."""
 COMMIT_S = 10.0
-_COMMIT = """
+_COMMIT = f"""
 set -e
 test "$(du -sk . | cut -f1)" -lt 65536
 git init -q --template= --initial-branch=main
 git config user.name agent
 git config user.email agent@sandbox.invalid
 git add -A
-git commit -q --allow-empty -m "What is visible here; the project's own history is not shown"
+git commit -q --allow-empty -m "{ONE_COMMIT}"
 """
 """For a copy, which comes without `.git`: what an overlay's `fresh` view is, made inside, where nothing withheld is."""
 

@@ -36,6 +36,8 @@ _KEPT = re.compile(
     r"|(branch|remote|submodule)\..+\.(remote|merge|rebase|fetch|tagopt|url|pushurl|active|branch)"
     r"|init\.defaultbranch|diff\.(algorithm|renames)|merge\.conflictstyle|pull\.(rebase|ff)|user\.(name|email)"
 )
+ONE_COMMIT = "What is visible here; the project's own history is not shown"
+"""The message of the only commit, where that is what is shown of a history."""
 _PLAIN = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n"
 _ANONYMOUS = ("[user]\n\tname = agent\n\temail = agent@sandbox.invalid\n",)
 
@@ -125,7 +127,7 @@ def _fresh(place: Path, source: Path, hidden: Collection[str]) -> None:
     names = [n for n in os.fsdecode(ask("ls-files", "-z", "-o", "--exclude-standard")).split("\0") if _visible(n, hidden)]
     ask("update-index", "-z", "--add", "--stdin", feed=b"".join(os.fsencode(n) + b"\0" for n in names))
     tree = ask("write-tree").decode().strip()
-    commit = ask("commit-tree", tree, "-m", "What is visible here; the project's own history is not shown").decode().strip()
+    commit = ask("commit-tree", tree, "-m", ONE_COMMIT).decode().strip()
     ask("update-ref", "refs/heads/main", commit)
     (place / "config").write_text("".join((_PLAIN, *_ANONYMOUS)), encoding="ascii")
     _give(place, source)

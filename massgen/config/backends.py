@@ -60,6 +60,9 @@ class Backend:
 
 
 _LOCAL: Final = SAMPLING | REMOTE
+_PROGRAM: Final = frozenset({"api_key", "base_url", "allow_http", "max_tokens", "reasoning", "command"})
+_NOT_PASSED: Final = frozenset({"temperature", "top_p"})
+"""Of sampling: Claude takes it no more, and a program decides it for itself."""
 
 TABLE: Final[Mapping[BackendType, Backend]] = {
     "openai": Backend(
@@ -92,7 +95,7 @@ TABLE: Final[Mapping[BackendType, Backend]] = {
         url="https://api.anthropic.com",
         variable="ANTHROPIC_API_KEY",
         takes=REMOTE | {"max_tokens", "max_thinking_tokens", "reasoning", "enable_web_search", "max_search_results"} | CODE,
-        ignores=frozenset({"temperature", "top_p"}),
+        ignores=_NOT_PASSED,
     ),
     "gemini": Backend(
         protocol="generate",
@@ -110,24 +113,24 @@ TABLE: Final[Mapping[BackendType, Backend]] = {
         protocol="messages",
         url="https://api.anthropic.com",
         variable="ANTHROPIC_API_KEY",
-        takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "max_thinking_tokens", "reasoning", "command"}),
-        ignores=frozenset({"temperature", "top_p"}),
+        takes=_PROGRAM | {"max_thinking_tokens"},
+        ignores=_NOT_PASSED,
         program="claude",
     ),
     "codex": Backend(
         protocol="responses",
         url="https://api.openai.com/v1",
         variable="OPENAI_API_KEY",
-        takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "text", "reasoning", "command"}),
-        ignores=frozenset({"temperature", "top_p"}),
+        takes=_PROGRAM | {"text"},
+        ignores=_NOT_PASSED,
         program="codex",
     ),
     "gemini_cli": Backend(
         protocol="generate",
         url="https://generativelanguage.googleapis.com",
         variable="GEMINI_API_KEY",
-        takes=frozenset({"api_key", "base_url", "allow_http", "max_tokens", "max_thinking_tokens", "reasoning", "command"}),
-        ignores=frozenset({"temperature", "top_p"}),
+        takes=_PROGRAM | {"max_thinking_tokens"},
+        ignores=_NOT_PASSED,
         program="gemini",
     ),
 }

@@ -134,7 +134,7 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
             task.send_record(rows)
         task.send_record([])
         asked = task.receive_record()
-        unhashed = asked.get("unhashed", [])
+        unhashed = dict.fromkeys(asked.get("unhashed", ()))
         wanted = [i for i in asked["want"] if i not in unhashed]
         said = list(zip(wanted, _hashes([found[i] for i in wanted])))
         said += [(i, "") for i in unhashed if not _readable(found[i])]
