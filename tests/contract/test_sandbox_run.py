@@ -247,10 +247,11 @@ async def test_default_folder_is_not_the_image_s(boxes: Boxes) -> None:
 
 async def test_stopped_processes_do_not_run_and_go_on_afterwards(boxes: Boxes) -> None:
     """Between `stop` and `go` nothing inside makes progress."""
-    ticker = "import time\nn = 0\nwhile True:\n    n += 1\n    print(n, flush=True)\n    time.sleep(0.01)\n"
+    name = f"n_{secrets.token_hex(6)}"
+    ticker = f"import time\n{name} = 0\nwhile True:\n    {name} += 1\n    print({name}, flush=True)\n    time.sleep(0.01)\n"
     async with boxes.open() as box, box.spawn(["python3", "-c", ticker]) as process:
         await process.receive()
-        pids = processes("n += 1")
+        pids = processes(name)
         assert pids
         await box.stop()
         await until(lambda: all(state(p) == "T" for p in pids))
