@@ -45,6 +45,11 @@ def system(*, label: str, system_message: str, verify: str, mark: str) -> str:
     return fill("system", system_message=own, label=label, verify=check, mark=mark)
 
 
+def planned(system_message: str, plan: str | None) -> str:
+    """An agent's own system message, in planning mode with what that means. `plan`: None without it, empty for our words."""
+    return system_message if plan is None else f"{system_message}\n\n{fill('planning', plan=plan or fill('plan'))}".strip()
+
+
 def look(view: View, *, first: bool, places: bool) -> str:
     """The user message that opens a look of coordination. `places`: list the context paths."""
     if view.answers and view.may_answer:

@@ -179,9 +179,16 @@ def _config(found: _Found) -> Config:
 def _coordination(found: _Found, agents: tuple[AgentConfig, ...]) -> CoordinationConfig:
     raw, flags = found.raw.orchestrator, found.flags
     small = [agent.id for agent in agents if agent.strategy == "repair"]
-    if raw.coordination == "read_only" and small:
+    if raw.enable_planning_mode and raw.coordination == "draft":
         raise found.document.error(
             ("orchestrator", "coordination"),
+            "draft contradicts enable_planning_mode, in which nothing is changed before the final turn; take one of the two out",
+        )
+    mode = raw.coordination or ("read_only" if raw.enable_planning_mode else "draft")
+    if mode == "read_only" and small:
+        key = "enable_planning_mode" if raw.coordination is None else "coordination"
+        raise found.document.error(
+            ("orchestrator", key),
             f"read_only is not for the backend `local` (agent {small[0]}): it works on drafts; use draft",
         )
     return CoordinationConfig(
@@ -190,7 +197,8 @@ def _coordination(found: _Found, agents: tuple[AgentConfig, ...]) -> Coordinatio
         answer_novelty=raw.answer_novelty,
         consensus=raw.consensus if flags.consensus is None else flags.consensus,
         max_debates=raw.max_debates if flags.max_debates is None else flags.max_debates,
-        mode=raw.coordination,
+        mode=mode,
+        plan=raw.planning_mode_instruction.strip() if raw.enable_planning_mode else None,
     )
 
 

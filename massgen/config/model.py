@@ -133,6 +133,8 @@ class CoordinationConfig:
     """How often all look again because too few agreed."""
     mode: CoordinationMode = "draft"
     """What write paths are to agents before the final turn."""
+    plan: str | None = None
+    """Planning mode: what agents are told of it; empty: our own words. None: they work as usual."""
 
 
 @dataclass(frozen=True, kw_only=True)

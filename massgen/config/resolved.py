@@ -23,6 +23,7 @@ def resolved_yaml(config: Config) -> str:
             "verify": config.verify,
             "write": config.write,
             "coordination": config.coordination.mode,
+            **_planning(config.coordination.plan),
             "consensus": config.coordination.consensus,
             "max_debates": config.coordination.max_debates,
             "answer_novelty": config.coordination.answer_novelty,
@@ -52,6 +53,12 @@ def resolved_yaml(config: Config) -> str:
     text = yaml.safe_dump(_without(data, keys), sort_keys=False, allow_unicode=True, width=120)
     origin = config.source or "flags and defaults"
     return f"# from {origin}\n{text}"
+
+
+def _planning(plan: str | None) -> dict[str, Any]:
+    if plan is None:
+        return {}
+    return {"enable_planning_mode": True, **({"planning_mode_instruction": plan} if plan else {})}
 
 
 def _agent(agent: AgentConfig) -> dict[str, Any]:

@@ -105,7 +105,9 @@ class RawOrchestrator(_Raw):
     context_paths: list[RawPath] | None = None
     verify: str = ""
     write: WriteMode | None = None
-    coordination: CoordinationMode = "draft"
+    coordination: CoordinationMode | None = None
+    enable_planning_mode: bool = False
+    planning_mode_instruction: str = ""
     consensus: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     max_debates: Annotated[int, Field(ge=0, le=100)] = 1
     answer_novelty: Novelty = "lenient"
@@ -210,7 +212,6 @@ LATER: dict[str, frozenset[str]] = {
         }
     ),
     "context_paths": frozenset({"mount_at"}),
-    "orchestrator": frozenset({"enable_planning_mode", "planning_mode_instruction"}),
     "sandbox": frozenset({"seccomp", "network"}),
 }
 """Keys of later versions. They must not be ignored silently: most are limits or permissions."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from massgen.agent import prompts
 from massgen.agent.circuit import Circuit, Circuits
 from massgen.agent.metered import metered
 from massgen.agent.session import BODY, Session, build_body_zip, mounted, open_session
@@ -187,7 +188,7 @@ def _session(
         model=model,
         sandbox=box,
         emit=lambda event: _ignore(log.emit(event)),
-        system_message=agent.system_message,
+        system_message=prompts.planned(agent.system_message, config.coordination.plan),
         strategy=agent.strategy,
         program=TABLE[agent.backend.type].program,
         cwd=cwd,

@@ -69,7 +69,11 @@ def world(tmp_path: Path) -> World:
         ("agents:\n  - id: a\n    backend: {type: claude, modle: m}\n", [":3: agents[0].backend.modle", "did you mean `model`"]),
         ("agent:\n  id: a\n  backned: {}\n", ["team.yaml:3: agent.backned", "did you mean `backend`"]),
         ("orchestrater: {}\n" + ONE, ["team.yaml:1: orchestrater", "did you mean `orchestrator`"]),
-        (ONE + "orchestrator:\n  enable_planning_mode: true\n", ["team.yaml:5: orchestrator.enable_pl", "not supported by this"]),
+        (ONE + "orchestrator: {enable_planning_mode: true, coordination: draft}\n", ["orchestrator.coordination", "contradicts"]),
+        (
+            "agent: {id: a, backend: {type: local}}\norchestrator: {enable_planning_mode: true}\n",
+            [":2: orchestrator.enable_planning_mode", "`local`"],
+        ),
         (ONE + "orchestrator: {consensus: 1.5}\n", ["orchestrator.consensus", "less than or equal to 1"]),
         (ONE + "orchestrator: {max_debates: -1}\n", ["orchestrator.max_debates", "greater than or equal to 0"]),
         (ONE + "orchestrator: {answer_novelty: harsh}\n", ["orchestrator.answer_novelty", "'balanced'"]),
@@ -496,6 +500,9 @@ def test_how_agents_agree_is_set_by_file_and_flags(world: World) -> None:
     found = world.load(text).coordination
     assert (found.consensus, found.max_debates, found.answer_novelty, found.mode) == (0.75, 3, "strict", "read_only")
     assert (found.max_new_answers_per_agent, found.max_new_answers_global) == (2, 5)
+    planning = world.load(ONE + "orchestrator: {enable_planning_mode: true, planning_mode_instruction: Sketch it}\n").coordination
+    assert (planning.mode, planning.plan) == ("read_only", "Sketch it")
+    assert world.load(ONE + "orchestrator: {planning_mode_instruction: Sketch it}\n").coordination.plan is None
     flagged = world.load(text, consensus=0.0, max_debates=0).coordination
     assert (flagged.consensus, flagged.max_debates) == (0.0, 0)
     assert world.load(ONE).coordination == CoordinationConfig()
