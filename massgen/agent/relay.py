@@ -53,11 +53,11 @@ class Relay:
     """One agent's conversation with its model."""
 
     def __init__(self, *, label: str, system_message: str, verify: str, transcript: tuple[Message, ...] = ()) -> None:
-        self._mark = f"[news {secrets.token_hex(4)}]"
+        known = _MARK.search(transcript[0].text) if transcript else None
+        self._mark = known.group(1) if known else f"[news {secrets.token_hex(4)}]"
         text = prompts.system(label=label, system_message=system_message, verify=verify, mark=self._mark)
-        self._messages: list[Message] = list(transcript) or [Message(role="system", text=text)]
-        if known := _MARK.search(self._messages[0].text):
-            self._mark = known.group(1)
+        # Not the transcript's own first message: it may come from a session that was told something that is over, as planning is.
+        self._messages: list[Message] = [Message(role="system", text=text), *transcript[1:]]
         self._label = label
         self._view: View | None = None
         self._places: tuple[Place, ...] | None = None

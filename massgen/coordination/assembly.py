@@ -81,29 +81,33 @@ async def worked(parts: Parts, patience: Patience, models: AsyncExitStack) -> Co
     rooms = _rooms(parts, mounts, archive.peers, body)
     opened = metered(await open_models(config.agents, models), config, patience.spent.set, before=_spent(agents, past))
     circuits = Circuits()
-    seats = {
-        label: Seat(
-            label=label,
-            own=tuple(mounts[path.path] for path in agent.context_paths),
-            needs_verdicts=agent.strategy == "repair",
-            open_session=partial(
-                _session,
-                config=config,
-                agent=agent,
+
+    def seats(plan: str | None) -> dict[str, Seat]:
+        return {
+            label: Seat(
                 label=label,
-                model=opened[agent.id],
-                log=log,
-                cwd=rooms.cwd,
-                deadline=patience.deadline,
-                circuit=circuits.of(agent),
-            ),
-        )
-        for label, agent in agents.items()
-    }
+                own=tuple(mounts[path.path] for path in agent.context_paths),
+                needs_verdicts=agent.strategy == "repair",
+                open_session=partial(
+                    _session,
+                    config=config,
+                    agent=agent,
+                    label=label,
+                    model=opened[agent.id],
+                    log=log,
+                    cwd=rooms.cwd,
+                    deadline=patience.deadline,
+                    circuit=circuits.of(agent),
+                    system_message=prompts.planned(agent.system_message, plan),
+                ),
+            )
+            for label, agent in agents.items()
+        }
+
     verifier = _verifier(parts, rooms, store, target, archive) if config.verify else None
     coordination = Coordination(
         task=record.prompt,
-        seats=tuple(seats.values()),
+        seats=tuple(seats(config.coordination.plan).values()),
         rooms=rooms,
         archive=archive,
         log=log,
@@ -118,7 +122,7 @@ async def worked(parts: Parts, patience: Patience, models: AsyncExitStack) -> Co
     return await conclude(
         decided,
         task=record.prompt,
-        seats=seats,
+        seats=seats(None),  # the plan is made: its instruction would hold the winner back
         rooms=rooms,
         archive=archive,
         log=log,
@@ -182,13 +186,14 @@ def _session(
     cwd: str,
     deadline: float,
     circuit: Circuit,
+    system_message: str,
 ) -> AbstractAsyncContextManager[Session]:
     return open_session(
         label=label,
         model=model,
         sandbox=box,
         emit=lambda event: _ignore(log.emit(event)),
-        system_message=prompts.planned(agent.system_message, config.coordination.plan),
+        system_message=system_message,
         strategy=agent.strategy,
         program=TABLE[agent.backend.type].program,
         cwd=cwd,

@@ -6,17 +6,19 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from massgen import app
-from massgen.config.model import AgentConfig, BackendConfig, Config, ContextPath, Timeouts, WriteMode
+from massgen.config.model import AgentConfig, BackendConfig, Config, ContextPath, CoordinationConfig, Timeouts, WriteMode
 from massgen.errors import ConfigError, SandboxFailed
 from massgen.events.codec import Envelope
 from massgen.events.replay import read
 from massgen.events.types import LeaseGranted, LookStarted, RunFinished, RunStarted, SandboxStarted, Selected, VoteCast
 from sandbox.testing import FakeEngine
+from tests.support.fake_provider import Script, fake_provider
 from tests.support.scripted_run import contents
 
 FIX = [
@@ -161,3 +163,39 @@ async def test_a_question_without_a_project_needs_none(tmp_path: Path) -> None:
     roles = [e.event.role for e in seen if isinstance(e.event, SandboxStarted)]
     assert roles == ["agent", "final"]
     assert not any(isinstance(e.event, VoteCast | LeaseGranted) for e in seen)
+
+
+async def test_a_plan_is_asked_for_until_the_vote_and_carried_out_after_it(tmp_path: Path, project: Path) -> None:
+    """Planning mode: each request of coordination has its instruction, none of the final turn; until then all is read-only."""
+    asked: list[tuple[bool, str]] = []
+    replies = [
+        ("read_file", {"path": "code.txt"}),
+        ("new_answer", {"content": "code.txt should say fixed"}),
+        ("write_file", {"path": "code.txt", "content": "fixed\n"}),
+    ]
+
+    def think(body: dict[str, Any]) -> Script:
+        asked.append(("new_answer" in str(body["tools"]), str(body["messages"])))
+        if not replies:
+            return Script(words=["Done."])
+        name, args = replies.pop(0)
+        return Script(words=[], calls=[(name, json.dumps(args))], stop="tools")
+
+    seen: list[Envelope] = []
+    with fake_provider() as provider, anyio.fail_after(60):
+        provider.think = think
+        backend = BackendConfig(type="chatcompletion", model="m", base_url=f"{provider.url}/v1")
+        setup = Config(
+            agents=(AgentConfig(id="alice", backend=backend, system_message="Be brief."),),
+            context_paths=(ContextPath(path=project, permission="write"),),
+            coordination=CoordinationConfig(mode="read_only", plan="Sketch the change."),
+            write="apply",
+        )
+        engine = FakeEngine(tmp_path / "boxes")
+        result = await app.run(setup, "fix it", engine=engine, readers=[seen.append], state_dir=tmp_path / "state")
+    assert (result.outcome, result.changes, contents(project)["code.txt"]) == ("applied", ("code.txt",), "fixed\n")
+    assert [coordination for coordination, _ in asked] == [True, True, False, False]
+    assert [("Sketch the change." in text, "Planning mode" in text) for _, text in asked] == [(c, c) for c, _ in asked]
+    assert all("Be brief." in text for _, text in asked)
+    modes = {e.event.role: [m["mode"] for m in e.event.mounts] for e in seen if isinstance(e.event, SandboxStarted)}
+    assert modes == {"agent": ["ro"], "final": ["draft"], "lease": ["write"]}
