@@ -6,29 +6,21 @@ The cache holds three tiny things that containers mount read-only: the zipped gu
 
 from __future__ import annotations
 
-import hashlib
-import io
-import marshal
 import os
 import stat
-import threading
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 from typing import Literal
 
-from sandbox import overlay, scratch
+from sandbox import overlay
 from sandbox.drafts import tree
 from sandbox.errors import SpecError
 from sandbox.overlay import View
 from sandbox.plan import HostFacts, PathFacts
 from sandbox.spec import AGENT_UID, HOME, Lease, SandboxSpec
+from sandbox.zipped import cached, zipped
 
-UNCHECKED = 1
-"""PEP 552: known by a hash, which nobody compares."""
-_building = threading.Lock()
 _MAIN = b"""import sys
 if sys.version_info < (3, 9):
     sys.stderr.write("python3 in this image is %d.%d; the guest needs 3.9 or newer" % sys.version_info[:2])
@@ -88,7 +80,7 @@ def look(
         home=Path.home(),
         private=(state_folder(), cache_folder()),
         paths=paths,
-        empty_file=_cached(cache, "empty", b""),
+        empty_file=cached(cache, "empty", b""),
         guest=guest_zip(cache),
         accounts=_accounts(cache, *inside),
         image_volumes=image_volumes,
@@ -160,36 +152,11 @@ def _git_folders(root: Path) -> list[str]:
 
 
 def guest_zip(cache: Path) -> Path:
-    """The guest and the wire codec as one file that python runs; the name is the hash of the sources.
-
-    Compiled they are in it, too, by the Python that runs here: one of the same version inside starts four times as fast, any
-    other passes over that.
-    """
+    """The guest and the wire codec as one file that python runs."""
     package = Path(__file__).parent
     sources = {"sandbox/__init__.py": b"", "sandbox/wire.py": (package / "wire.py").read_bytes()}
     sources |= {f"sandbox/guest/{p.name}": p.read_bytes() for p in sorted((package / "guest").glob("*.py"))}
-    digest = hashlib.sha256(MAGIC_NUMBER + _MAIN + repr(sources).encode()).hexdigest()
-    path = cache / f"guest-{digest[:16]}.zip"
-    with _building:  # two compilations of one source need not have the same bytes
-        if not zipfile.is_zipfile(path):
-            buffer = io.BytesIO()
-            with zipfile.ZipFile(buffer, "w") as archive:
-                _add(archive, "__main__.py", _MAIN)
-                for name, source in sources.items():
-                    _add(archive, name, source)
-                    _add(archive, f"{name}c", _compiled(name, source))
-            _cached(cache, path.name, buffer.getvalue())
-    return path
-
-
-def _compiled(name: str, source: bytes) -> bytes:
-    """A `.pyc` that is believed without a look at its source, whose times are lost in the archive."""
-    code = compile(source, name, "exec", dont_inherit=True)
-    return MAGIC_NUMBER + UNCHECKED.to_bytes(4, "little") + source_hash(source) + marshal.dumps(code)
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), content)
+    return zipped(cache, "guest", _MAIN, sources)
 
 
 def _accounts(cache: Path, uid: int, gid: int) -> Path:
@@ -197,17 +164,6 @@ def _accounts(cache: Path, uid: int, gid: int) -> Path:
     folder = cache / f"accounts-{uid}-{gid}"
     folder.mkdir(exist_ok=True)
     root = "" if uid == 0 else "root:x:0:0:root:/root:/bin/sh\n"
-    _cached(folder, "passwd", f"{root}agent:x:{uid}:{gid}:agent:{HOME}:/bin/sh\n".encode())
-    _cached(folder, "group", ("" if gid == 0 else "root:x:0:\n").encode() + f"agent:x:{gid}:\n".encode())
+    cached(folder, "passwd", f"{root}agent:x:{uid}:{gid}:agent:{HOME}:/bin/sh\n".encode())
+    cached(folder, "group", ("" if gid == 0 else "root:x:0:\n").encode() + f"agent:x:{gid}:\n".encode())
     return folder
-
-
-def _cached(folder: Path, name: str, content: bytes) -> Path:
-    """Write once, atomically, readable by all."""
-    path = folder / name
-    if path.exists() and path.stat().st_size == len(content):
-        return path
-    with scratch.replacing(path) as staged:
-        staged.write_bytes(content)
-        staged.chmod(0o444)
-    return path

@@ -99,14 +99,17 @@ async def give_up(channel: Channel) -> None:
 
 
 @contextlib.contextmanager
-def unwrapped() -> Iterator[None]:
-    """Our task groups are nobody's business: a single error leaves them as itself, not in a group."""
+def unwrapped(*, first: bool = False) -> Iterator[None]:
+    """Task groups are nobody's business: a single error leaves them as itself, so that `except` finds it.
+
+    Several leave as the group they are, which may be the caller's own; with `first` the first does, the rest as its cause.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
         single: BaseException = group
-        while isinstance(single, BaseExceptionGroup) and len(single.exceptions) == 1:
+        while isinstance(single, BaseExceptionGroup) and (first or len(single.exceptions) == 1):
             single = single.exceptions[0]
         if single is group:
             raise
-        raise single from single.__cause__
+        raise single from (single.__cause__ if len(group.exceptions) == 1 else group)

@@ -39,7 +39,7 @@ from massgen.coordination.archive import Archive
 from massgen.coordination.chair import REOPENINGS, Chair, Seat
 from massgen.coordination.decided import Decided, say_debate, say_selected
 from massgen.coordination.handin import HandingIn, given
-from massgen.coordination.patience import Patience, ungrouped
+from massgen.coordination.patience import Patience
 from massgen.coordination.relive import Cut, Relived
 from massgen.coordination.rooms import Rooms, still_there
 from massgen.coordination.state import Member, Rules, advance, may_answer, next_answer, owner, start
@@ -58,6 +58,7 @@ from massgen.events.types import (
     VoteCast,
 )
 from sandbox import EngineDied, EngineError, EngineUnavailable, Sandbox, SandboxError, Snapshot, SpecError
+from sandbox.waiting import unwrapped
 
 NEWS_WITHIN_S = 60.0
 """How long a command may keep an agent from hearing of a new answer; then it is stopped, its output so far is kept."""
@@ -132,7 +133,7 @@ class Coordination:
         )
 
     async def _until_decided(self, patience: Patience) -> None:
-        with ungrouped():
+        with unwrapped(first=True):
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._watch, patience)
@@ -218,7 +219,7 @@ class Coordination:
             await chair.wake.wait()
         while not chair.leaving and self._end is None:
             try:
-                with ungrouped():  # a session's own tasks wrap what ends them
+                with unwrapped(first=True):  # a session's own tasks wrap what ends them
                     async with (
                         self._rooms.open("agent", label, own=chair.seat.own) as box,
                         chair.seat.open_session(box, chair.transcript) as session,

@@ -6,8 +6,8 @@ One value for all phases, so that each wait has the same two ends and somebody c
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from threading import current_thread, main_thread
 from typing import Literal, TypeVar
@@ -15,19 +15,9 @@ from typing import Literal, TypeVar
 import anyio
 import anyio.abc
 
+from sandbox.waiting import unwrapped
+
 T = TypeVar("T")
-
-
-@contextmanager
-def ungrouped() -> Iterator[None]:
-    """An error leaves a task group as itself, so that `except` finds it; of several the first, the rest as its cause."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from (first.__cause__ if len(group.exceptions) == 1 else group)
 
 
 Over = Literal["time", "stop", "budget"]
@@ -66,7 +56,7 @@ class Patience:
             await self.ran_out()
             scope.cancel()
 
-        with ungrouped():
+        with unwrapped(first=True):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch, tasks.cancel_scope)
                 found.append(await work())
@@ -109,7 +99,7 @@ async def stop_on_signals() -> AsyncIterator[Stopped]:
                 stopped.exit_code = 128 + int(number)
                 stopped.event.set()
 
-    with ungrouped():
+    with unwrapped(first=True):
         async with anyio.create_task_group() as tasks:
             await tasks.start(watch, tasks.cancel_scope.cancel)
             yield stopped
