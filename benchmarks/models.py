@@ -177,7 +177,8 @@ class server:  # noqa: N801  # a context manager, named as what it gives
     def __init__(self, words: int) -> None:
         code = (
             "import sys\n"
-            "from tests.support.fake_provider import Script, fake_provider\n"
+            "from tests.support.fake_provider import fake_provider\n"
+            "from tests.support.fake_wires import Script\n"
             "with fake_provider() as provider:\n"
             f"    provider.think = lambda _: Script(words=['word '] * {words})\n"
             "    print(provider.url, flush=True)\n"

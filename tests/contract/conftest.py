@@ -1,8 +1,8 @@
-"""The engines that must keep the sandbox's contract: the fake one and the real one, never told apart by a test's wording."""
+"""What must keep a contract: engines, the fake one and the real one, never told apart by a test's wording; and models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,9 @@ import pytest
 from sandbox import DockerEngine, Engine
 from sandbox.store import Store
 from sandbox.testing import FakeEngine
+from tests.support.adapters import ADAPTERS, Open
 from tests.support.boxes import Boxes, OverlayBoxes
+from tests.support.fake_provider import FakeProvider, fake_provider
 from tests.support.scripted_run import Play, Run, make_project
 
 KINDS = ("fake", *(pytest.param(kind, marks=pytest.mark.docker) for kind in ("docker", "overlay")))
@@ -67,3 +69,16 @@ def make(tmp_path: Path, project: Path) -> Callable[..., Run]:
         return Run(folder=tmp_path, engine=FakeEngine(tmp_path / "boxes"), project=project, plays=plays, **more)
 
     return build
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    """A provider of models on this machine."""
+    with fake_provider() as provider:
+        yield provider
+
+
+@pytest.fixture(params=ADAPTERS, ids=lambda opener: opener.__name__)
+def opener(request: pytest.FixtureRequest) -> Open:
+    """Each adapter in turn."""
+    return request.param

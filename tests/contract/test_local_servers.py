@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from massgen.errors import ConfigError, ModelUnavailable
 from massgen.messages import Message, Request, ToolSpec
 from massgen.models.lmstudio import find_lms, served
 from massgen.models.team import open_models
-from tests.support.fake_provider import ONE_CALL, FakeProvider, fake_provider
+from tests.support.fake_provider import FakeProvider
+from tests.support.fake_wires import ONE_CALL
 
 URL = "http://127.0.0.1:1234/v1"
 
@@ -47,12 +47,6 @@ class Lms:
 @pytest.fixture
 def lms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lms:
     return Lms(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def provider() -> Iterator[FakeProvider]:
-    with fake_provider() as provider:
-        yield provider
 
 
 def running(lms: Lms) -> tuple[bool, list[str]]:

@@ -10,13 +10,13 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from massgen.models.reach import Place, reach
-from tests.support.fake_provider import MODELS, FakeProvider, fake_provider
+from tests.support.fake_provider import MODELS, FakeProvider, Server
 from tests.support.user import User
 
 KEY = "sk-CANARY-0123456789"
@@ -27,12 +27,6 @@ def user(tmp_path: Path) -> User:
     user = User(tmp_path / "home")
     user.env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     return user
-
-
-@pytest.fixture
-def provider() -> Iterator[FakeProvider]:
-    with fake_provider() as provider:
-        yield provider
 
 
 @pytest.mark.parametrize("backend", ["openai", "azure_openai", "claude", "gemini", "chatcompletion", "grok", "zai", "ollama"])
@@ -109,7 +103,7 @@ class Flaky:
         self.ranges = ranges
         self.content = FILE
         self.asked: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Serve", (_Serve,), {"flaky": self}))
+        self._server = Server(("127.0.0.1", 0), type("Serve", (_Serve,), {"flaky": self}))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/models/tiny.gguf?download=true"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()

@@ -8,8 +8,9 @@ import pytest
 
 from massgen.messages import Citation, Message, Request
 from massgen.models import Options
-from tests.contract.test_models import ADAPTERS, ASK, Open, claude, responses
-from tests.support.fake_provider import CITED, SEARCH_CALL, SEARCHED, WORDS, FakeProvider, fake_provider
+from tests.support.adapters import ASK, Open, claude, responses
+from tests.support.fake_provider import FakeProvider, fake_provider
+from tests.support.fake_wires import CITED, SEARCH_CALL, SEARCHED, WORDS
 
 SEARCHING = Options(hosted=frozenset({"web_search"}))
 GO_ON = Message(role="user", text="Go on.")
@@ -22,7 +23,6 @@ def provider() -> Iterator[FakeProvider]:
         yield provider
 
 
-@pytest.mark.parametrize("opener", ADAPTERS, ids=lambda opener: opener.__name__)
 async def test_where_a_search_found_it_is_kept(opener: Open, provider: FakeProvider) -> None:
     """Each source once, in order, with its title; the words are the reply's and no call is ours to run."""
     model = opener(provider, options=SEARCHING)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.cli_agents import CLIS, Cli
-from tests.support.fake_provider import Script, fake_provider
+from tests.support.fake_provider import fake_provider
+from tests.support.fake_wires import Script
 from tests.support.user import User, events
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_provider import Script, fake_provider
+from tests.support.fake_provider import fake_provider
+from tests.support.fake_wires import Script
 from tests.support.team import FIX, project, thinks
 from tests.support.user import User, events
 

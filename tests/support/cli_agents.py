@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.clis import claude, codex, gemini
-from tests.support.fake_provider import FakeProvider, Script
+from tests.support.fake_provider import FakeProvider
+from tests.support.fake_wires import Script
 from tests.support.user import User
 
 Body = dict[str, Any]

