@@ -41,7 +41,7 @@ from massgen.events.log import EventLog, Reader, reopen
 from massgen.events.replay import GOES_ON
 from massgen.events.types import Notice, RunFinished
 from massgen.messages import Usage
-from sandbox import Engine, SandboxError, Store
+from sandbox import Engine, SandboxError, Store, scratch
 
 NO_INVOCATION: Mapping[str, Any] = MappingProxyType({})
 """Of a run that was begun from Python."""
@@ -99,7 +99,7 @@ async def run(
     started = datetime.now(UTC).isoformat()
     record = begin.record(config, run_id=folder.name, started=started, prompt=prompt, invocation=dict(invocation))
     records.save(folder, record)
-    (folder / resuming.CONFIG).write_text(resolved_yaml(config), encoding="utf-8")
+    scratch.write(folder / resuming.CONFIG, resolved_yaml(config).encode("utf-8"))
     tally = Tally()
     with _release(folder), EventLog(folder, folder.name, readers=[tally, *readers]) as log:
         waiting = await anyio.to_thread.run_sync(resuming.waiting, state_dir, found.clean.killed)

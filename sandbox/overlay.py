@@ -159,6 +159,6 @@ def dead() -> list[tuple[Path, str]]:
             who, _, image = (folder / OWNER).read_text(encoding="utf-8").partition("\n")
         except (OSError, UnicodeDecodeError):
             continue
-        if not owner.alive(who):
+        if not who or not owner.alive(who):  # empty: a power cut came before the mark was on the disk
             found.append((folder, image.strip()))
     return found

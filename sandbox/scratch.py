@@ -61,6 +61,14 @@ def replacing(path: Path) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
+def write(path: Path, content: bytes) -> None:
+    """A whole file in the place of what was there, or that; through a power cut, too. Blocks. Raises OSError."""
+    with replacing(path) as staged, staged.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def bury(*places: Path) -> None:
     """Remove what dead owners of our user left in the temporary folders and in these. Blocks; never raises."""
     for place in {HOME, Path(tempfile.gettempdir()), *places}:

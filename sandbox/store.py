@@ -90,10 +90,8 @@ class Store:
         path = self.folder / "snapshots" / snapshot.id
         if path.exists() and not snapshot.left_out:
             return snapshot.id
-        with on_disk(self.folder), scratch.replacing(path) as staged, staged.open("x", encoding="ascii") as file:
-            file.write(snapshot.to_json())
-            file.flush()
-            os.fsync(file.fileno())
+        with on_disk(self.folder):
+            scratch.write(path, snapshot.to_json().encode("ascii"))
         return snapshot.id
 
     def get_snapshot(self, snapshot_id: str) -> Snapshot:

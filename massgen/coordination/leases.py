@@ -9,7 +9,6 @@ grows with the run, and its last line, the very one that granted the lease, may 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -88,12 +87,8 @@ def hold(state_dir: Path, held: Held) -> None:
     """Onto the disk, whole, before the lease does what it says. Blocks."""
     folder = state_dir / LEASES
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with scratch.replacing(folder / f"{held.stage}.json") as staged:
-        with staged.open("x", encoding="ascii") as file:
-            json.dump({"v": VERSION, **asdict(held)}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        _ours.add(held.stage)
+    _ours.add(held.stage)  # before anybody can read it: what is not ours has been left
+    scratch.write(folder / f"{held.stage}.json", json.dumps({"v": VERSION, **asdict(held)}, indent=1).encode("ascii"))
     sync_folder(folder)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -87,10 +86,7 @@ class Record:
 
 def save(folder: Path, record: Record) -> None:
     """Write `run.json` whole, or leave the old one. Blocks."""
-    with scratch.replacing(folder / FILE) as staged, staged.open("x", encoding="ascii") as file:
-        json.dump({"v": VERSION, **asdict(record)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    scratch.write(folder / FILE, json.dumps({"v": VERSION, **asdict(record)}, indent=1).encode("ascii"))
 
 
 def load(folder: Path) -> Record:
@@ -126,7 +122,7 @@ def new_run(
     stamp = (now or datetime.now().astimezone()).strftime("%Y%m%d-%H%M")
     with scratch.folder("run", home=runs) as staged:
         for file, text in (holding or {}).items():
-            (staged / file).write_text(text, encoding="ascii")
+            scratch.write(staged / file, text.encode("ascii"))
         for attempt in range(1000):
             name = run_id or f"{stamp}-{secrets.choice(_WORDS)}" + (f"-{attempt}" if attempt > 10 else "")
             try:

@@ -54,7 +54,7 @@ def new_run(state_dir: Path, *, run_id: str | None = None) -> Path:
 
 def claim(folder: Path) -> None:
     """The run in that folder lives in this process from now on."""
-    (folder / OWNER).write_text(owner.me(), encoding="ascii")
+    scratch.write(folder / OWNER, owner.me().encode("ascii"))
 
 
 def release(folder: Path) -> None:
