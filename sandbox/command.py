@@ -64,9 +64,9 @@ def _fill_gaps() -> None:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Run one command in a container: no network, no root, limits on everything. The folder you stand in is "
-        "shown as a draft that is thrown away; an overlay draft has its git history, a copy (of root's folders, for one) has "
-        "one commit of what is there, and --stats says which it was.",
+        description="Run one command in a container: no network, no root, limits on everything. The folder you stand in, with "
+        "the repository around it, is shown as a draft that is thrown away; an overlay draft has its git history, a copy (of "
+        "root's folders, for one) has one commit of what is there, and --stats says which it was.",
         epilog="Exit code: the command's; 124 out of time, 125 no sandbox, 126 not executable, 127 not found, 137 out of memory.",
         allow_abbrev=False,
     )
@@ -190,7 +190,7 @@ def _job(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) -> Jo
         if why := _unfit(here):
             _tell(f"{prog}: {here} is {why} and not shown; the command starts in {given.workdir or WORKSPACE}")
         else:
-            write.append(here)
+            write.append(_with_repository(here, (*write, *read)))
     if any(here.is_relative_to(path) for path in (*write, *read)):
         cwd = str(here)
     limits = Limits(memory_bytes=given.memory, cpus=given.cpus, pids=given.pids_limit, command_timeout_s=given.timeout)
@@ -219,6 +219,25 @@ def _shown(typed: str) -> Path:
     if why := _unfit(path):
         raise SpecError(f"{typed} is {why} and is not shown to commands; name a folder in it, or copy what you need")
     return path
+
+
+def _with_repository(here: Path, named: Sequence[Path]) -> Path:
+    """What is shown for the folder one stands in: of a repository all, or git and whatever looks above would find nothing.
+
+    Only the folder where all of it would be too much to copy, or somebody named a part of it to be shown otherwise.
+    """
+    from sandbox.drafts import tree
+    from sandbox.gitmask import is_repository
+    from sandbox.repository import MAX_BYTES
+    from sandbox.spec import Mount
+    from sandbox.views import agent_uid, foresee
+
+    top = next((folder for folder in (here, *here.parents) if is_repository(folder)), here)
+    if top == here or _unfit(top) or any(path.is_relative_to(top) for path in named):
+        return here
+    if foresee(Mount(source=top, mode="draft"), uid=agent_uid()).kind == "overlay":
+        return top
+    return top if sum(found.size for found in tree(top)) <= MAX_BYTES else here
 
 
 def _writable(file: Path) -> bool:

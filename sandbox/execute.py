@@ -19,9 +19,10 @@ from sandbox.base import Base
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine
 from sandbox.errors import GuestError, SandboxLost
-from sandbox.gitmask import ONE_COMMIT
+from sandbox.gitmask import is_repository
 from sandbox.outcome import Outcome
 from sandbox.patch import render
+from sandbox.repository import committed
 from sandbox.spec import MIB, WORKSPACE, GitView, Limits, Mount, SandboxSpec
 from sandbox.store import Store
 from sandbox.views import agent_uid, foresee
@@ -33,17 +34,6 @@ _PEAKS = {
     "pids": ("pids.peak", "pids/pids.peak"),
 }
 """What the kernel keeps of a container, below /sys/fs/cgroup: version 2, then 1. Old kernels keep less."""
-COMMIT_S = 10.0
-_COMMIT = f"""
-set -e
-test "$(du -sk . | cut -f1)" -lt 65536
-git init -q --template= --initial-branch=main
-git config user.name agent
-git config user.email agent@sandbox.invalid
-git add -A
-git commit -q --allow-empty -m "{ONE_COMMIT}"
-"""
-"""For a copy, which comes without `.git`: what an overlay's `fresh` view is, made inside, where nothing withheld is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +91,7 @@ async def execute(
         store = Store(folder)
         base = await anyio.to_thread.run_sync(Base.take, job.write if job.patch else (), store)
         async with Sandbox.open(spec, engine=engine) as box:
-            shown = [await _with_repository(box, mount) for mount in box.mounts]
+            shown = await committed(box)
             outcome = await box.run(
                 job.argv,
                 stdin=stdin,
@@ -111,7 +101,7 @@ async def execute(
             )
             if job.peaks and (await engine.facts()).isolates:
                 outcome = await _with_peaks(box, outcome)
-            done = Done(outcome=outcome, start_s=box.start_s, mounts=tuple(shown))
+            done = Done(outcome=outcome, start_s=box.start_s, mounts=shown)
             if not job.patch or outcome.reason in ("lost", "engine"):
                 return done
             snapshot = base.changes(base.project(await box.snapshot(store)))
@@ -126,22 +116,8 @@ def _mounts(job: Job) -> tuple[Mount, ...]:
     """The repository is asked about only where it could be shown: that may take a walk of its history."""
     mounts = [Mount(source=path, mode="ro", withhold=job.withhold(path), git="clean") for path in job.read]
     mounts += [Mount(source=path, mode="draft", withhold=job.withhold(path), git="clean") for path in job.write]
-    shown = [foresee(mount, uid=agent_uid()).kind == "overlay" and (mount.source / ".git").exists() for mount in mounts]
+    shown = [foresee(mount, uid=agent_uid()).kind == "overlay" and is_repository(mount.source) for mount in mounts]
     return tuple(replace(m, git=job.git(m.source) if able else "hide") for m, able in zip(mounts, shown, strict=True))
-
-
-async def _with_repository(box: Sandbox, mount: Mapping[str, str]) -> Mapping[str, str]:
-    """A copy of a repository gets one of a single commit, if that is done in a moment: `git status` and `git diff` work in it.
-
-    Sending the project's own along, the obvious way, would fill the memory of the copy with its whole history.
-    """
-    source = next((m.source for m in box.spec.mounts if m.inside == mount["path"]), None)
-    if mount.get("draft") != "copy" or source is None or not (source / ".git").exists():
-        return mount
-    if (await box.run(["sh", "-c", _COMMIT], cwd=mount["path"], timeout_s=COMMIT_S)).ok:
-        return {**mount, "git": "fresh"}
-    await box.run(["rm", "-rf", ".git"], cwd=mount["path"])
-    return mount
 
 
 async def _with_peaks(box: Sandbox, outcome: Outcome) -> Outcome:

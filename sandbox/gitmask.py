@@ -42,6 +42,11 @@ _PLAIN = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = fal
 _ANONYMOUS = ("[user]\n\tname = agent\n\temail = agent@sandbox.invalid\n",)
 
 
+def is_repository(folder: Path) -> bool:
+    """Whether a folder is the top of one, a worktree or a submodule."""
+    return (folder / ".git").exists()
+
+
 def show(mask: Path, source: Path, hidden: Collection[str], git: GitView) -> GitView:
     """Build `.git` in the mask; returns what came of it. Whatever goes wrong hides it: nothing half is shown. Blocks."""
     place, original = mask / ".git", source / ".git"

@@ -66,8 +66,8 @@ class Mount:
     git: GitView = "hide"
     """What of the repository at the top of `source` is shown: nothing, its `clean` self (no hooks, no credentials in its
     config; what its history holds can be read, withheld or not), or a `fresh` one of a single commit of what is visible. Only
-    overlays show one; `.git` in `withhold` is overruled. Repositories deeper in it are not in a copy, and elsewhere files like
-    others: `withhold` them."""
+    overlays show one (`repository.committed` gives copies a fresh one); `.git` in `withhold` is overruled. Repositories deeper in
+    it are not in a copy, and elsewhere files like others: `withhold` them."""
     mask: Mask | None = None
     """Of `views.masked`, for sandboxes that share it. None: an overlay makes its own from `withhold` and `git`."""
 

@@ -23,6 +23,7 @@ from typing import Literal
 from massgen.agent.view import Place
 from massgen.events.types import Event, SandboxEnded, SandboxStarted
 from sandbox import Engine, EngineDied, Lease, Limits, Mount, Sandbox, SandboxLost, SandboxSpec
+from sandbox.repository import committed
 
 ALIVE_S = 10.0
 """For `true` in a container whose agent failed: whether it is the container that is gone."""
@@ -75,13 +76,14 @@ class Rooms:
         container = ""
         try:
             async with Sandbox.open(spec, engine=self.engine, lease=lease) as box:
+                shown = await committed(box) if working or role == "verify" else box.mounts
                 container = box.container
                 self.emit(
                     SandboxStarted(
                         agent=agent,
                         role=role,
                         container=container,
-                        mounts=tuple(dict(m) for m in box.mounts),
+                        mounts=tuple(dict(m) for m in shown),
                         start_s=box.start_s,
                     )
                 )

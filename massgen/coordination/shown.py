@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from massgen.context.history import Repository
 from massgen.context.rules import Rules
 from massgen.events.types import Event, Notice
 from sandbox import Engine, Mount
-from sandbox.spec import DraftKind
+from sandbox.gitmask import is_repository
+from sandbox.repository import MAX_BYTES
+from sandbox.spec import MIB, DraftKind, GitView
 from sandbox.views import Choice, agent_uid, choose, foresee, masked
 
 
@@ -45,8 +47,9 @@ async def decide(
     """By path. Raises SpecError (an overlay was demanded and cannot be), SandboxError."""
     found: dict[Path, Shown] = {}
     for path in paths:
-        mount = await anyio.to_thread.run_sync(_mount, path, context, draft)
-        found[path.path] = _shown(mount, await choose(engine, image, mount, uid=agent_uid(), runtime=runtime), context)
+        mount = _mount(path, context, draft)
+        choice = await choose(engine, image, mount, uid=agent_uid(), runtime=runtime)
+        found[path.path] = await anyio.to_thread.run_sync(_shown, mount, choice, context)
     return found
 
 
@@ -70,15 +73,25 @@ async def masked_mounts(
 
 
 def _mount(path: ContextPath, context: Rules, draft: DraftKind) -> Mount:
-    mode, view = ("draft" if path.permission == "write" else "ro"), context.repository(path.path).view
-    if mode == "draft":
-        return Mount(source=path.path, mode="draft", withhold=context.withhold(path.path), draft=draft, git=view)
-    return Mount(source=path.path, mode="ro", withhold=context.withhold(path.path), git=view)
+    git: GitView = "clean" if is_repository(path.path) else "hide"
+    if path.permission == "write":
+        return Mount(source=path.path, mode="draft", withhold=context.withhold(path.path), draft=draft, git=git)
+    return Mount(source=path.path, mode="ro", withhold=context.withhold(path.path), git=git)
 
 
 def _shown(mount: Mount, choice: Choice, context: Rules) -> Shown:
-    repository = context.repository(mount.source)
-    if choice.kind != "overlay" and repository.view != "hide":
-        what = "a copy" if choice.kind == "copy" else "this mount"
-        repository = Repository(view="hide", why=f"{what} has no history")
-    return Shown(mount=mount, choice=choice, repository=repository)
+    """The history is judged only where it could be shown: that may take a while."""
+    if choice.kind == "overlay" and mount.git != "hide":
+        repository = context.repository(mount.source)
+        return Shown(mount=replace(mount, git=repository.view), choice=choice, repository=repository)
+    return Shown(mount=replace(mount, git="hide"), choice=choice, repository=_instead(mount, choice, context))
+
+
+def _instead(mount: Mount, choice: Choice, context: Rules) -> Repository:
+    if mount.git == "hide":
+        return Repository(view="hide")
+    if choice.kind == "bind":
+        return Repository(view="hide", why="this mount has no history")
+    if context.listings[mount.source].bytes > MAX_BYTES:
+        return Repository(view="hide", why=f"a copy of more than {MAX_BYTES // MIB} MiB has no history")
+    return Repository(view="fresh", why="a copy has one commit of what is in it")

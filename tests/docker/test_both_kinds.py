@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sandbox.gitmask import ONE_COMMIT
 from sandbox.overlay import HOME, PREFIX
 from tests.support.account import a_python, as_user, environment
 from tests.support.boxes import picture
@@ -115,7 +116,7 @@ def team(home: Path) -> None:
     first = [say(shell=WORK), say(answer="doubled"), *[say(vote="$own")] * 4, say(final="It doubles.")]
     look = say(shell="cat /peers/agent1.1/files$PWD/code.py /peers/agent1.1/changes.patch")
     look["when"]["answers"] = ">=1"
-    second = [say(shell=f"git log --oneline || true; ls -A; {WAIT}"), look, *[say(vote="agent1")] * 4]
+    second = [say(shell=f"git log --format=%s && git diff --quiet && ls -A; {WAIT}"), look, *[say(vote="agent1")] * 4]
     for name, script in (("first", first), ("second", second)):
         (home / f"{name}.yaml").write_text(json.dumps(script))
     config = {
@@ -145,7 +146,10 @@ def result(person: Person) -> dict[str, Any]:
     facts = [{k: v for k, v in e.items() if k not in left_out} for e in log if e["type"] in told]
     seen["facts"] = sorted(facts, key=lambda fact: (fact["type"], fact.get("agent", ""), fact.get("answer", "")))
     seen["peers"] = [e["text"] for e in log if e["type"] == "ToolFinished" and "return 2 * x" in e["text"]]
-    kinds = {m["draft"] for e in log if e["type"] == "SandboxStarted" for m in e["mounts"] if m["path"] == str(person.project)}
+    mounts = [m for e in log if e["type"] == "SandboxStarted" for m in e["mounts"] if m["path"] == str(person.project)]
+    kinds = {(m["draft"], m["git"]) for m in mounts}
+    history = "first" if kinds == {("overlay", "clean")} else ONE_COMMIT
+    assert [e["text"] for e in log if e["type"] == "ToolFinished" and f"{history}\n.git\n" in e["text"]]
     text = re.sub(r"in \d+\.\d+s", "in no time", json.dumps(seen).replace(str(person.home), "HOME"))
     return {**json.loads(text), "kinds": kinds, "row": log[0]["context"][0], "log": json.dumps(log)}
 
@@ -153,9 +157,9 @@ def result(person: Person) -> dict[str, Any]:
 def test_a_result_depends_on_how_drafts_are_made(people: dict[str, Person]) -> None:
     """Answers, verdicts, votes, diff, and the project after apply, undo and apply are equal; only the kind of draft is not."""
     user, root = result(people["user"]), result(people["root"])
-    assert (user.pop("kinds"), root.pop("kinds")) == ({"overlay"}, {"copy"})
+    assert (user.pop("kinds"), root.pop("kinds")) == ({("overlay", "clean")}, {("copy", "fresh")})
     rows = user.pop("row"), root.pop("row")
-    assert [(r["draft"], r["git"]) for r in rows] == [("overlay", "clean"), ("copy", "hide")]
+    assert [(r["draft"], r["git"]) for r in rows] == [("overlay", "clean"), ("copy", "fresh")]
     for log in (user.pop("log"), root.pop("log")):
         assert SECRET not in log
     for seen in (user, root):

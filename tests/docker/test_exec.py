@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import AGENT_UID
+from sandbox.gitmask import ONE_COMMIT
 from tests.docker.engine_view import labelled
 from tests.support.user import ROOT, User
 
@@ -143,6 +144,33 @@ def test_kept_changes_are_the_changes(user: User) -> None:
     assert (user.cwd / "d/x").stat().st_mode & 0o111
     assert str((user.cwd / "link").readlink()) == "d/x"
     assert not (user.cwd / "gone").exists()
+
+
+IN_A_PART = "pwd; cat ../a.txt; ls ../.env; git log --format=%s; git status --short; echo new > made; echo new > ../a.txt"
+
+
+@pytest.mark.parametrize("owner", [0, AGENT_UID])
+def test_a_part_of_a_repository_is_none(user: User, owner: int) -> None:
+    """In a folder of it git works, as do files above; what is withheld is withheld, and the patch is one for the repository."""
+    if owner and os.getuid() != 0:
+        pytest.skip("a user's own project is an overlay anyway")
+    identity = ("-c", "user.name=u", "-c", "user.email=u@example.org")
+    for words in (("init", "-q"), ("add", "a.txt"), (*identity, "commit", "-qm", "first")):
+        subprocess.run(["git", "-C", user.cwd, *words], check=True, capture_output=True)
+    part = user.cwd / "part"
+    part.mkdir()
+    for place in (user.cwd, *user.cwd.rglob("*")):
+        if os.getuid() == 0:
+            os.chown(place, owner, owner)
+    user.cwd = part
+    patch = user.home / "changes.patch"
+    done = run(user, "--keep-changes", str(patch), "--", "sh", "-c", IN_A_PART)
+    history = "first" if owner or os.getuid() else ONE_COMMIT
+    assert done.stdout.decode().splitlines() == [str(part), "old", history], done.stderr
+    assert patch.read_text().count("+++ b/") == 2
+    assert "+++ b/part/made" in patch.read_text()
+    alone = run(user, "--read", str(user.cwd.parent / "a.txt"), "--", "sh", "-c", "cat ../a.txt; ! touch ../a.txt && ls -A ..")
+    assert alone.stdout.decode().split() == ["old", "a.txt", "part"], alone.stderr
 
 
 def test_other_folders_are_shown_as_asked(user: User) -> None:

@@ -33,13 +33,15 @@ found = {
     "home": attempt(lambda: os.listdir("/root")),
     "workspace": os.listdir("/workspace"),
     "secret": os.path.exists(".env"),
-    "git": os.path.exists(".git"),
+    "git": "CANARY" in attempt(lambda: open(".git/config").read()),
 }
 print("SEEN " + json.dumps(found))
 open("mine.txt", "w").write("a draft\n")
 open("/workspace/private.txt", "w").write("mine alone\n")
 END
 """
+
+CONFIG = "[core]\n\tcanary = CANARY\n"
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def user(tmp_path: Path) -> User:
     user.env["CANARY"] = "in the host's environment"
     user.write("project/code.txt", "old\n")
     user.write("project/.env", "SECRET=CANARY\n")
-    user.write("project/.git/config", "[core]\n")
+    user.write("project/.git/config", CONFIG)
     user.write("docs/note.txt", "read me\n")
     team = [agent("first", "first.yaml"), agent("second", "second.yaml")]
     paths = [{"path": "project", "permission": "write"}, {"path": "docs", "permission": "read"}]
@@ -140,7 +142,7 @@ def test_direct_writes_through_one_container_too(user: User, listener: Listener)
     project = user.cwd / "project"
     assert (project / "code.txt").read_text() == "direct\n"
     assert (project / "code.txt").stat().st_uid == owner
-    assert (project / ".git/config").read_text() == "[core]\n"
+    assert (project / ".git/config").read_text() == CONFIG
     assert not (project / ".x").exists()
     assert "CANARY" not in done.stdout
     assert user.massgen("undo").returncode == 0
