@@ -227,10 +227,15 @@ def _row(console: Console, name: str, first: int, *, state: str, detail: str, re
 
     word, style = WORDS[state]
     indent = first + 2 + len("not available") + 2
-    width = max(console.width - indent, 24) if console.is_terminal else 10_000
+    narrow = console.is_terminal and console.width < indent + 24
+    if narrow:
+        indent = 4
+    width = console.width - indent if console.is_terminal else 10_000
     told = [(text, "dim") for text in textwrap.wrap(line(detail), width)] or [("", "")]
     if remedy:
         told += [(text, "") for text in textwrap.wrap(line(f"→ {remedy}"), width, subsequent_indent="  ")]
     head = Text.assemble(f"{name:<{first}}  ", (f"{word:<13}", style), "  ")
+    if narrow:
+        console.print(head, soft_wrap=True)
     for number, (text, how) in enumerate(told):
-        console.print(Text.assemble(head if number == 0 else " " * indent, (text, how)), soft_wrap=True)
+        console.print(Text.assemble(head if number == 0 and not narrow else " " * indent, (text, how)), soft_wrap=True)
