@@ -104,7 +104,7 @@ def appends(count: int) -> list[Row]:
 
 
 def relay(rounds: int) -> Row:
-    """An answer of many files, for all peers to see: patch, folder and rename, against one copy of it."""
+    """An answer of many files, for all peers to see: manifest, originals, patch, folder and rename, against one copy of it."""
     from massgen.coordination.archive import Archive
     from massgen.coordination.originals import Originals
     from massgen.coordination.peers import Peers
@@ -126,17 +126,18 @@ def relay(rounds: int) -> Row:
             sha = store.put(text)
             relative = str(path.relative_to(made))
             entries.append(Entry(root=str(project), path=relative, kind="file", mode=0o644, size=len(text), sha256=sha))
-        folders = (Entry(root=str(project), path=f"d{n}", kind="dir", mode=0o755) for n in range(50))
-        snapshot = Snapshot(entries=(*folders, *entries))
-        archive = Archive(
-            store=store,
-            base=Base.take([project], store),
-            peers=Peers(folder / "peers", store),
-            originals=Originals(folder),
-        )
+        folders = [Entry(root=str(project), path=f"d{n}", kind="dir", mode=0o755) for n in range(50)]
         for number in range(rounds):
+            archive = Archive(
+                store=store,
+                base=Base.take([project], store),
+                peers=Peers(folder / f"peers{number}", store),
+                originals=Originals(folder),
+            )
+            # Another one each time: nothing of it is known yet, neither its manifest nor what the project has in its places.
+            snapshot = Snapshot(entries=(*folders, *entries[number:]))
             began = time.perf_counter()
-            archive.publish(archive.prepare(f"agent1.{number + 1}", "many files", snapshot))
+            archive.publish(archive.prepare("agent1.1", "many files", snapshot))
             ours.append(since(began))
             copies.append(timed(lambda number=number: quietly("cp", "-r", str(made), str(folder / f"copy{number}"))))
     return Row(

@@ -16,7 +16,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +125,7 @@ class Base:
         """The touched originals, of one snapshot or all, to be kept outside this process."""
         keys = sorted(self._originals) if snapshot is None else sorted({(e.root, e.path) for e in snapshot.entries})
         found = [(key, self._originals[key]) for key in keys if key in self._originals]
-        return [{"root": root, "path": path, **asdict(original)} for (root, path), original in found]
+        return [{"root": root, "path": path, **vars(original)} for (root, path), original in found]
 
     def listing_json(self) -> bytes:
         """What the roots held when they were listed, to be compared with another time."""

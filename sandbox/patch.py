@@ -1,7 +1,8 @@
 """What an answer changes, as text that people read and `git apply` takes.
 
 Links are shown as links (git's mode 120000), very large files are named without content, binary ones too unless they are asked
-for; folders are not mentioned: git does not know them either. Pure: originals and contents come in as functions.
+for, and where the whole has a limit what does not fit: `git apply` refuses a patch that only names a file. Folders are not
+mentioned: git does not know them either. Pure: originals and contents come in as functions.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import base64
 import difflib
 import hashlib
+import math
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +36,8 @@ class FileChange:
     removed: int = 0
     binary: bool = False
     """No lines to count: binary, or too large to compare."""
+    sha256: str = ""
+    """Of the new content, where there are no lines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +76,24 @@ def render(
     content: Callable[[str], bytes],
     roots: Sequence[str],
     binary: bool = False,
+    limit_bytes: float = math.inf,
 ) -> Patch:
     """The patch from the originals to the snapshot. `roots`: the write roots, which decide how paths are shown.
 
     `binary`: with the bytes of binary files, as `git apply` takes them; without, they are only named.
+    `limit_bytes`: of all contents that are read; a file that would go beyond it is named, like a binary one.
     """
     prefix = prefixes(roots)
+    left = limit_bytes
     texts: list[str] = []
     changes: list[FileChange] = []
-    for entry in sorted(snapshot.entries):
+    for entry in sorted(snapshot.entries, key=lambda entry: (entry.root, entry.path)):
         name = shown(entry, prefix)
-        for old, new in _steps(_side(original(entry.root, entry.path), content), _side(entry, content)):
+        had = original(entry.root, entry.path)
+        size = sum(side.size for side in (had, entry) if side.kind == "file" and side.size <= MAX_DIFF_BYTES)
+        read = content if size <= left else None
+        left -= size if read else 0
+        for old, new in _steps(_side(had, read), _side(entry, read)):
             text, change = _compare(name, old, new, binary=binary)
             texts.append(text)
             changes.append(change)
@@ -102,14 +114,14 @@ def shown(entry: Entry, prefix: Mapping[str, str]) -> str:
     return (front + entry.path).rstrip("/") or PurePosixPath(entry.root).name
 
 
-def _side(found: Original | Entry, content: Callable[[str], bytes]) -> _Side | None:
-    """None: nothing that a patch could show."""
+def _side(found: Original | Entry, content: Callable[[str], bytes] | None) -> _Side | None:
+    """None: nothing that a patch could show. `content` None: it is only named."""
     match found.kind:
         case "file":
             return _Side(
                 mode="100755" if found.mode & 0o100 else "100644",
                 identity=found.sha256,
-                content=content(found.sha256) if found.size <= MAX_DIFF_BYTES else None,
+                content=content(found.sha256) if content and found.size <= MAX_DIFF_BYTES else None,
             )
         case "link":
             return _Side(mode="120000", identity=found.target, content=_raw(found.target))
@@ -146,7 +158,7 @@ def _compare(name: str, old: _Side | None, new: _Side | None, *, binary: bool) -
         body = f"Binary files {a} and {b} differ\n" if differ else ""
         if differ and binary and (old is None or old.content is not None) and (new is None or new.content is not None):
             body = _binary(old, new)
-        return "".join(head) + body, FileChange(path=name, kind=kind, binary=True)
+        return "".join(head) + body, FileChange(path=name, kind=kind, binary=True, sha256=new.identity if new else "")
     if old is None or new is None:
         gone = new is None
         lines, body = _whole(after or before, a, b, "-" if gone else "+")
@@ -214,11 +226,14 @@ def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
+
+
 def _quoted(name: str) -> str:
     """As git quotes a path: only where it must, bytes as octal."""
-    raw = _raw(name)
-    if all(0x20 <= byte < 0x7F and byte not in b'"\\' for byte in raw):
+    if _PLAIN.fullmatch(name):
         return name
+    raw = _raw(name)
     try:
         if all(char.isprintable() and char not in '"\\' for char in raw.decode()):
             return name

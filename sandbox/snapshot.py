@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from sandbox.errors import SnapshotError
@@ -49,13 +51,14 @@ class Snapshot:
     left_out: tuple[str, ...] = ()
     """Absolute paths inside that no snapshot carries (withheld names, what cannot be read, folders too deep), for the record."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 over the sorted entries."""
-        digest = hashlib.sha256()
-        for entry in sorted(self.entries):
-            digest.update(json.dumps(_row(entry)).encode() + b"\n")
-        return digest.hexdigest()
+        return hashlib.sha256(self._lines.encode()).hexdigest()
+
+    @property
+    def _lines(self) -> str:
+        return "".join(json.dumps(row) + "\n" for row in sorted(map(_row, self.entries)))
 
     def under(self, root: str) -> tuple[Entry, ...]:
         """The entries of one root."""
@@ -67,10 +70,8 @@ class Snapshot:
 
     def to_json(self) -> str:
         """One JSON line per entry, in order; after them one with what was left out, if something was."""
-        rows: list[object] = [_row(e) for e in sorted(self.entries)]
-        if self.left_out:
-            rows.append({"left_out": list(self.left_out)})
-        return "".join(json.dumps(row) + "\n" for row in rows)
+        left_out = json.dumps({"left_out": list(self.left_out)}) + "\n" if self.left_out else ""
+        return self._lines + left_out
 
     @staticmethod
     def from_json(text: str) -> Snapshot:
@@ -83,7 +84,7 @@ class Snapshot:
         return Snapshot(entries=tuple(_entry(row) for row in rows), left_out=left_out)
 
 
-def _row(e: Entry) -> list[object]:
+def _row(e: Entry) -> list[str | int]:
     return [e.root, e.path, e.kind, e.mode, e.size, e.sha256, e.target]
 
 
@@ -123,9 +124,12 @@ def check_target(target: str) -> None:
         raise SnapshotError(f"a container sent an unusable link target: {target[:120]!r}")
 
 
+_SHA = re.compile("[0-9a-f]{64}")
+
+
 def is_sha(text: str) -> bool:
     """64 lower-case hex digits: the one spelling of a SHA-256 here."""
-    return len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+    return _SHA.fullmatch(text) is not None
 
 
 def _unusable(text: str, limit_bytes: int) -> bool:

@@ -7,9 +7,7 @@ edit. That costs a hash per use; a list of checked blobs would have to be believ
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +22,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.large_sizes: set[int] = set()
+        """Of the large contents that arrived here by snapshots, as long as this value lives."""
         with on_disk(folder):
             (folder / "blobs").mkdir(parents=True, exist_ok=True)
             (folder / "snapshots").mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ class Store:
         """Where a blob lives, whether it exists or not."""
         if not is_sha(sha256):
             raise SnapshotError(f"{sha256[:80]!r} is not a SHA-256")
-        return self.folder / "blobs" / sha256[:2] / sha256[2:]
+        return self.folder.joinpath("blobs", sha256[:2], sha256[2:])
 
     def has(self, sha256: str) -> bool:
         """Whether the blob is here."""
@@ -75,15 +75,6 @@ class Store:
     def lacking(self, hashes: Iterable[str]) -> set[str]:
         """Which of these are not here."""
         return {h for h in hashes if not self.has(h)}
-
-    def sizes(self, at_least: int) -> set[int]:
-        """Those of all blobs that are so large; a walk over every name. What is removed meanwhile may be missing."""
-        found = set()
-        for folder, _, names in os.walk(self.folder / "blobs"):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    found.add(os.lstat(f"{folder}/{name}").st_size)
-        return {size for size in found if size >= at_least}
 
     def put_snapshot(self, snapshot: Snapshot) -> str:
         """Keep a manifest; returns the snapshot's id. Of equal ones, the last that names what it left out stays."""

@@ -31,7 +31,7 @@ CHUNK = 256 * 1024
 SHORT = 64 * 1024
 """A content up to here is gathered with others for the disk's thread."""
 LARGE = 8 * 1024 * 1024
-"""From here on a hash takes longer than a look at what the store holds."""
+"""From here on it matters whether a content is hashed at both sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +259,7 @@ async def snapshot(
                 f"an answer of more than {MAX_TOTAL_BYTES // 1024**2} MiB, holes included, is not taken; the largest file is"
                 f" {largest.root}/{largest.path} with {largest.size // 1024**2} MiB"
             )
-        new = await anyio.to_thread.run_sync(_surely_new, changes, files, store)
+        new = _hardly_known(changes, files, store)
         await channel.send_record({"want": files, "unhashed": new})
         hashes = await _hashes(channel, set(files))
         lacking = [i for i in files if hashes.get(i) and not store.has(hashes[i])]
@@ -277,14 +277,16 @@ async def snapshot(
     return Snapshot(entries=tuple(entries), left_out=(*unreadable, *closed))
 
 
-def _surely_new(changes: Sequence[Change], files: Sequence[int], store: Store) -> list[int]:
-    """Large files whose size nothing else has, here or in the store: no hash can tell that they need not be sent. Blocks.
+def _hardly_known(changes: Sequence[Change], files: Sequence[int], store: Store) -> list[int]:
+    """Large files whose size nothing else has, here or in what came before: hardly a hash could tell that they need not be sent.
 
-    So the other side does not hash them first, which takes about as long as sending them; ours is taken as they arrive.
+    So the other side does not hash them first, which takes about as long as sending them; ours is taken as they arrive. A look
+    at the sizes of the whole store would spare few more: what other runs left there is rarely made again.
     """
     sizes = Counter(changes[i].size for i in files if changes[i].size >= LARGE)
-    known = store.sizes(LARGE) if sizes else set()
-    return [i for i in files if sizes[changes[i].size] == 1 and changes[i].size not in known]
+    new = [i for i in files if sizes[changes[i].size] == 1 and changes[i].size not in store.large_sizes]
+    store.large_sizes.update(sizes)
+    return new
 
 
 async def _hashes(channel: Channel, wanted: Collection[int]) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ from sandbox.patch import Patch, render
 from sandbox.spec import WORKSPACE
 
 SHOWN_PATCH_CHARS = 16_000
-"""Of a patch, in a view; the whole is in `/peers`."""
+"""Of a patch, in a view; more of it is in `/peers`."""
+PATCH_BYTES = 4 * 1024 * 1024
+"""Of contents in the patch of an answer; the files of a larger one are all in `/peers`, and nobody reads on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,8 @@ class Archive:
         self._peers.add_verdict(verdict)
 
     def patch(self, snapshot: Snapshot) -> Patch:
-        """Against the project as it was. `/workspace` is shown after the project, by its own name. Blocks."""
-        return patch_of(snapshot, self.base, self.store)
+        """Against the project as it was, within bounds. `/workspace` is shown after the project, by its own name. Blocks."""
+        return patch_of(snapshot, self.base, self.store, limit_bytes=PATCH_BYTES)
 
     def get(self, answer: str) -> Answer:
         """A given answer; KeyError when there is none."""
@@ -118,6 +121,7 @@ class Archive:
         )
 
 
-def patch_of(snapshot: Snapshot, base: Base, store: Store) -> Patch:
+def patch_of(snapshot: Snapshot, base: Base, store: Store, *, limit_bytes: float = math.inf) -> Patch:
     """The patch of a snapshot against a base. Blocks."""
-    return render(snapshot, original=base.original, content=store.get, roots=[str(root) for root in base.roots] or [WORKSPACE])
+    roots = [str(root) for root in base.roots] or [WORKSPACE]
+    return render(snapshot, original=base.original, content=store.get, roots=roots, limit_bytes=limit_bytes)

@@ -51,7 +51,7 @@ def _files_alike(one: Answer, other: Answer) -> float:
 def _lines(answer: Answer) -> frozenset[str]:
     """Changed lines; of files without lines, which these are."""
     lines = {line for line in answer.patch.text.splitlines() if line[:1] in "+-" and line[:4] not in ("+++ ", "--- ")}
-    return frozenset(lines | {f"{change.kind} {change.path}" for change in answer.patch.changes})
+    return frozenset(lines | {f"{change.kind} {change.path} {change.sha256}" for change in answer.patch.changes})
 
 
 def _words(text: str) -> frozenset[str]:

@@ -9,6 +9,7 @@ store where their mode fits: the host never locks or changes them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -38,13 +39,15 @@ class Peers:
         """Build the folder of one answer where no agent sees it. A leftover of a cancelled try is replaced."""
         folder = self._aside / answer
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        _make(folder, set())
         _write(folder / "answer.md", text.encode("utf-8", "replace"))
         _write(folder / "changes.patch", patch.text.encode("utf-8", "surrogateescape"))
+        made = {folder}
         for entry in snapshot.entries:
-            self._place(entry, folder / "files")
-        for inner, _folders, _files in os.walk(folder):
-            Path(inner).chmod(0o755)
+            if entry.kind in ("file", "link"):
+                target = folder / f"files{entry.root}/{entry.path}"
+                _make(target.parent, made)
+                self._place(entry, target)
 
     def publish(self, answer: str) -> None:
         """Show a prepared answer: one rename."""
@@ -59,23 +62,28 @@ class Peers:
         _write(aside, json.dumps(asdict(verdict), indent=2).encode())
         aside.rename(folder / "verify.json")
 
-    def _place(self, entry: Entry, files: Path) -> None:
-        if entry.kind not in ("file", "link"):
-            return
-        target = files / entry.root.lstrip("/") / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
+    def _place(self, entry: Entry, target: Path) -> None:
         if entry.kind == "link":
             _write(target, f"link to {entry.target}\n".encode("utf-8", "surrogateescape"))
-        elif entry.mode & 0o100:
-            # The mode belongs to the inode that all names share, so an executable cannot be a link to a 0444 blob.
-            shutil.copyfile(self._store.path(entry.sha256), target)
-            target.chmod(0o555)
-        else:
-            try:
-                os.link(self._store.path(entry.sha256), target)
-            except OSError:  # another file system, or too many links
-                shutil.copyfile(self._store.path(entry.sha256), target)
-                target.chmod(0o444)
+            return
+        blob, program = self._store.path(entry.sha256), entry.mode & 0o100
+        # The mode belongs to the inode that all names share, so an executable cannot be a link to a 0444 blob.
+        if not program:
+            with contextlib.suppress(OSError):  # another file system, or too many links
+                os.link(blob, target)
+                return
+        shutil.copyfile(blob, target)
+        target.chmod(0o555 if program else 0o444)
+
+
+def _make(folder: Path, made: set[Path]) -> None:
+    """The folder and those above it, up to one that is `made`; open to all, whatever the umask is."""
+    if folder not in made:
+        if made:
+            _make(folder.parent, made)
+        folder.mkdir()
+        folder.chmod(0o755)
+        made.add(folder)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -53,6 +53,21 @@ def test_the_thresholds_are_the_borrowed_ones() -> None:
     assert objection(answer(2, " ".join(WORDS.split()[:8])), [old], "balanced")
 
 
+def test_files_without_lines_that_differ_pass_for_the_same() -> None:
+    """Binary ones, and those beyond what is compared: by their content."""
+    one, same, other = (
+        Answer(
+            id=f"agent{number}.1",
+            text=f"{WORDS} {number}",
+            snapshot=Snapshot(entries=(Entry(root="/p", path="a", kind="file", mode=number),)),
+            patch=Patch(text="", changes=(FileChange(path="a", kind="changed", binary=True, sha256=sha),)),
+        )
+        for number, sha in ((1, "s"), (2, "s"), (3, "t"))
+    )
+    assert objection(same, [one], "balanced")
+    assert not objection(other, [one], "balanced")
+
+
 def test_scripts_without_spaces_are_compared_by_character() -> None:
     """A sentence of Chinese is not one word."""
     old = answer(1, "修复了导出函数的日期过滤")

@@ -49,11 +49,11 @@ class Tree:
         """The snapshot removes this path."""
         self.entries.append(Entry(root=str(self.root), path=path, kind="gone"))
 
-    def patch(self) -> Patch:
+    def patch(self, **limit: float) -> Patch:
         """From what was to what will be."""
         base = Base.take([self.root], self.store)
         snapshot = Snapshot(entries=tuple(self.entries))
-        return render(snapshot, original=base.original, content=self.store.get, roots=[str(self.root)])
+        return render(snapshot, original=base.original, content=self.store.get, roots=[str(self.root)], **limit)
 
 
 @pytest.fixture
@@ -117,6 +117,33 @@ def test_binary_and_huge_files_are_named_not_shown(tree: Tree) -> None:
     assert [(c.path, c.binary) for c in patch.changes] == [("huge.txt", True), ("image.bin", True), ("latin.txt", True)]
     assert "Binary files a/image.bin and b/image.bin differ" in patch.text
     assert len(patch.text) < 1000
+
+
+def test_a_patch_with_a_limit_passes_for_a_whole_one(tree: Tree) -> None:
+    """What does not fit is not read; it is named, with the hash that tells it from another, and git refuses such a patch."""
+    tree.had("a.txt", b"old\n")
+    tree.gets("a.txt", b"new\n")
+    tree.gets("b.txt", b"x" * 100)
+    tree.had("c.sh", b"y" * 50)
+    tree.gets("c.sh", b"y" * 50, 0o755)
+    tree.gets("d.txt", b"12\n")
+    whole, cut = tree.patch(limit_bytes=211), tree.patch(limit_bytes=20)
+    assert whole == tree.patch()
+    assert tree.patch(limit_bytes=210) != whole
+    assert [(c.path, c.added, c.binary) for c in cut.changes] == [
+        ("a.txt", 1, False),
+        ("b.txt", 0, True),
+        ("c.sh", 0, True),
+        ("d.txt", 1, False),
+    ]
+    assert cut.changes[1].sha256 == tree.entries[1].sha256
+    assert "+new" in cut.text
+    assert "old mode 100644\nnew mode 100755\n" in cut.text
+    assert "x" * 100 not in cut.text
+    subprocess.run(["git", "init", "-q", "."], cwd=tree.root, check=True)
+    done = subprocess.run(["git", "apply", "-"], input=cut.text.encode(), cwd=tree.root, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert (tree.root / "a.txt").read_text() == "old\n", "not even a part of it"
 
 
 def test_files_that_only_look_changed_are_not_changes(tree: Tree) -> None:
