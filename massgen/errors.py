@@ -7,6 +7,7 @@
     │   ├── ModelUnavailable        endpoint down, disconnected, timed out (retryable)
     │   ├── ModelRefusedKey         wrong or missing key
     │   ├── ContextOverflow         the transcript no longer fits
+    │   ├── PicturesRefused         the model takes no pictures, or not these
     │   ├── ModelDeclined           the model, or the provider's filter, will not answer this
     │   └── BadReply                an answer outside the provider's own protocol
     ├── NoAnswer             3    no agent produced an answer
@@ -76,6 +77,12 @@ class ModelRefusedKey(ModelError):
 
 class ContextOverflow(ModelError):
     """The transcript is longer than the model takes."""
+
+    refused = True
+
+
+class PicturesRefused(ModelError):
+    """The model takes no pictures, or not those of this request."""
 
     refused = True
 

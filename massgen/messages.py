@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 Stop = Literal["end", "tools", "length", "refusal"]
@@ -35,6 +35,19 @@ class ToolCall:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Image:
+    """A picture for a model that takes them."""
+
+    media_type: str
+    """One of `MEDIA`."""
+    data: bytes = field(repr=False)
+
+
+MEDIA: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+"""What every provider that takes pictures takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToolResult:
     """What came of one call; text is for the model."""
 
@@ -43,6 +56,7 @@ class ToolResult:
     ok: bool = True
     exit_code: int | None = None
     truncated_bytes: int = 0
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +78,6 @@ class Usage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
-    """A picture for a model that takes them."""
-
-    media_type: str
-    """`image/png`, `image/jpeg`, `image/gif` or `image/webp`."""
-    data: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Citation:
     """Where a provider's own web search found something."""
 
@@ -91,7 +96,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn of a transcript: text and images (user), calls (assistant) or results (tool)."""
+    """One turn of a transcript: text and images (user), calls (assistant) or results (tool), which may have images, too."""
 
     role: Role
     text: str = ""

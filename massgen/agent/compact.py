@@ -20,6 +20,8 @@ WORTH_CHARS: Final = 400
 """What is shorter is not worth a remark in its place."""
 SHARE: Final = 0.5
 """How much of the whole text is to go."""
+PICTURE_CHARS: Final = 6000
+"""What a picture counts as: about what it costs in tokens."""
 MARK: Final = "[taken out to make room: "
 
 
@@ -42,11 +44,13 @@ def compacted(messages: tuple[Message, ...]) -> TakenOut | None:
     for at in with_results[:-KEPT_TURNS]:
         told: list[ToolResult] = []
         for result in messages[at].results:
-            if chars < goal and len(result.text) > WORTH_CHARS and not result.text.startswith(MARK):
+            size = _size(result)
+            if chars < goal and size > WORTH_CHARS and not result.text.startswith(MARK):
                 name = names.get(result.call_id, "a tool")
-                remark = f"{MARK}{len(result.text)} characters of what {name} returned; ask again for it]"
-                told.append(replace(result, text=remark))
-                results, chars = results + 1, chars + len(result.text) - len(remark)
+                what = "a picture that" if result.images else f"{size} characters of what"
+                remark = f"{MARK}{what} {name} returned; ask again for it]"
+                told.append(replace(result, text=remark, images=()))
+                results, chars = results + 1, chars + size - len(remark)
             else:
                 told.append(result)
         shorter[at] = replace(messages[at], results=tuple(told))
@@ -57,4 +61,8 @@ def compacted(messages: tuple[Message, ...]) -> TakenOut | None:
 
 def _chars(message: Message) -> int:
     calls: Iterable[int] = (len(str(dict(call.args))) for call in message.calls)
-    return len(message.text) + sum(len(result.text) for result in message.results) + sum(calls)
+    return len(message.text) + sum(map(_size, message.results)) + sum(calls)
+
+
+def _size(result: ToolResult) -> int:
+    return len(result.text) + PICTURE_CHARS * len(result.images)

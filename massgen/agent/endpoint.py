@@ -7,6 +7,7 @@ breaks the protocol counts as dead.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from massgen.agent.bodyzip import BODY
 from massgen.agent.view import Box, Line
-from massgen.messages import ToolResult
+from massgen.messages import MEDIA, Image, ToolResult
 from sandbox.errors import SandboxError
 
 ARGV = ("python3", "-I", "-S", BODY)
@@ -28,6 +29,9 @@ MAX_LINE_BYTES = 48 * 1024 * 1024
 """One `next`: several results of at most 4 MiB of text each, as JSON."""
 
 MAX_TEXT_CHARS = 5 * 1024 * 1024
+
+MAX_PICTURE_CHARS = 4 * 1024 * 1024
+"""Of its base64."""
 
 SLACK_S = 30.0
 """What a body may take beyond the deadlines of its commands before it counts as stuck."""
@@ -248,6 +252,19 @@ def _checked(results: list[Any], acts: Sequence[Act]) -> tuple[ToolResult, ...]:
                 ok=result.get("ok") is True,
                 exit_code=code if isinstance(code, int) and not isinstance(code, bool) else None,
                 truncated_bytes=cut if isinstance(cut, int) and not isinstance(cut, bool) and cut >= 0 else 0,
+                images=_pictures(result.get("picture")),
             )
         )
     return tuple(checked)
+
+
+def _pictures(said: Any) -> tuple[Image, ...]:  # noqa: ANN401 - whatever a container sent
+    """One picture as bytes, of a known kind and size; its name of a kind is all that is believed. Raises: BodyLost."""
+    if said is None:
+        return ()
+    kind, data = (said.get("media_type"), said.get("data")) if isinstance(said, dict) else (None, None)
+    if kind in MEDIA and isinstance(data, str) and len(data) <= MAX_PICTURE_CHARS:
+        with suppress(ValueError):
+            return (Image(media_type=kind, data=base64.b64decode(data, validate=True)),)
+    message = "The tools in the container showed something that is no picture"
+    raise BodyLost(message)

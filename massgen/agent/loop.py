@@ -17,8 +17,8 @@ from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
 from massgen.agent.relay import CUT_OFF, Problem, Relay, Taken, Verdict
 from massgen.agent.tools import BODY_TOOLS
 from massgen.agent.view import Answered, Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
-from massgen.errors import ContextOverflow, ModelError, ModelRefusedKey
-from massgen.events.types import Compacted
+from massgen.errors import ContextOverflow, ModelError, ModelRefusedKey, PicturesRefused
+from massgen.events.types import Compacted, Notice
 from massgen.messages import Message, Reply, Request, ToolCall, ToolResult
 from massgen.models.base import Model
 
@@ -105,7 +105,10 @@ class LoopSession:
         return Failed(why=f"no end of the turn after {MAX_CALLS} model calls")
 
     async def _asked(self) -> Reply:
-        """The next reply; a conversation that has become too long is made shorter once. Raises: ModelError."""
+        """The next reply; a conversation that is too long, or shows what the model does not take, is asked once more without.
+
+        Raises: ModelError.
+        """
         try:
             return await self._caller.complete(self._request())
         except ContextOverflow:
@@ -113,6 +116,11 @@ class LoopSession:
             if taken_out is None:
                 raise
             self._emit(Compacted(agent=self._label, results=taken_out.results, chars=taken_out.chars))
+            return await self._caller.complete(self._request())
+        except PicturesRefused as error:
+            if not (number := self._relay.without_pictures()):
+                raise
+            self._emit(Notice(agent=self._label, text=f"goes on without {number} picture(s): {error}", level="warning"))
             return await self._caller.complete(self._request())
 
     def _request(self) -> Request:

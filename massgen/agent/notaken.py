@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from massgen.messages import Image
-
-MEDIA = ("image/png", "image/jpeg", "image/gif", "image/webp")
+from massgen.messages import MEDIA, Image
 
 
 class NotTaken(Exception):

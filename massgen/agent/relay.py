@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from massgen.agent import prompts
@@ -21,6 +21,9 @@ from massgen.messages import Message, Reply, Request, ToolCall, ToolResult, Tool
 
 ATTEMPTS = 3
 """Wrong ends of a turn before the look fails."""
+
+MOST_PICTURES = 50
+"""Shown to one agent: all of them stay in its conversation."""
 
 CUT_OFF = "your reply was cut off at its limit of tokens"
 
@@ -66,6 +69,8 @@ class Relay:
         self._pending: tuple[ShownAnswer, ...] | None = None
         self._open: tuple[ToolCall, ...] = ()
         self._attempts = 0
+        self._refusals = 0
+        self._pictures = 0
 
     @property
     def transcript(self) -> tuple[Message, ...]:
@@ -124,6 +129,16 @@ class Relay:
             self._messages[:] = shorter.messages
         return shorter
 
+    def without_pictures(self) -> int:
+        """Its model has refused them: none stays, and after a second refusal none is shown any more. How many there were."""
+        found = 0
+        for at, message in enumerate(self._messages):
+            found += sum(len(result.images) for result in message.results)
+            if any(result.images for result in message.results):
+                self._messages[at] = replace(message, results=tuple(map(_unseen, message.results)))
+        self._refusals += found > 0
+        return found
+
     # -- what the model says ---------------------------------------------------------------------------------
 
     def take(self, reply: Reply) -> Taken:
@@ -177,18 +192,13 @@ class Relay:
                 result = ToolResult(call_id=call.id, text=said or "[recorded]", ok=problem is None)
             else:
                 result = results.get(call.id) or ToolResult(call_id=call.id, text="[not run: the turn was interrupted]", ok=False)
+                self._pictures += len(result.images)
+                result = _unseen(result) if self._refusals > 1 or self._pictures > MOST_PICTURES else result
             closed.append(result)
         if said and not any(call.name in {NEW_ANSWER, VOTE} for call in self._open):
             news = f"\n{said}{news}"
         if news:
-            last = closed[-1]
-            closed[-1] = ToolResult(
-                call_id=last.call_id,
-                text=last.text + news,
-                ok=last.ok,
-                exit_code=last.exit_code,
-                truncated_bytes=last.truncated_bytes,
-            )
+            closed[-1] = replace(closed[-1], text=closed[-1].text + news)
         return tuple(closed)
 
     def _news(self) -> str:
@@ -257,6 +267,13 @@ class Relay:
         if not reply.text.strip():
             return Problem(what="your reply is empty", remedy="Reply with the text for the user.")
         return Presented(text=reply.text + _sources(reply))
+
+
+def _unseen(result: ToolResult) -> ToolResult:
+    """The same without its pictures, which is said."""
+    if not result.images:
+        return result
+    return replace(result, text=f"{result.text}\n[it cannot be shown to you: work with it by commands]", images=())
 
 
 def _sources(reply: Reply) -> str:

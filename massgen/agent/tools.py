@@ -57,7 +57,7 @@ BODY_TOOLS: tuple[ToolSpec, ...] = (
     ),
     _tool(
         "read_file",
-        "Read a text file as it is, or some of its lines.",
+        "Read a text file as it is, or some of its lines; a picture (PNG, JPEG, GIF, WebP) is shown to you.",
         ("path",),
         path=_PATH,
         start=_number("First line, from 1."),

@@ -1,6 +1,7 @@
 """The protocol: ask for the next step by handing in the results of the last one.
 
-    body → {"next": [{"id", "ok", "text", "exit_code", "truncated_bytes"}]}     first: []
+    body → {"next": [{"id", "ok", "text", "exit_code", "truncated_bytes", "picture"}]}     first: []
+           `picture`, where there is one: {"media_type", "data": base64}
     host → {"act": [{"id", "name", "args"}]}    done in order
            {"interrupt": why}                   at any time: the running command stops, the rest of the batch is not run
            {"end": {"why"}}                     everything is killed, the body exits

@@ -20,6 +20,12 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 MAX_READ_BYTES = 4 * 1024 * 1024
 """The most that one read_file may be asked to return."""
 
+MAX_PICTURE_BYTES = 3 * 1024 * 1024
+"""As base64 it is below the limit of every provider."""
+
+PICTURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
+"""How they begin; WebP is looked at apart, its beginning holds its length."""
+
 IN_PLACE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
 """Why a rename may be impossible where a plain write is not."""
 
@@ -58,11 +64,14 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_file(path: str, *, start: int, end: int | None, max_bytes: int) -> Result:
-    """Lines `start` to `end` (counted from 1, both included) as they are; says so when it stops earlier."""
+    """Lines `start` to `end` (counted from 1, both included) as they are; says so when it stops earlier. Of a picture, itself."""
     status = regular(path)
     try:
         with open(path, "rb") as file:
-            if b"\0" in file.read(8192):
+            head = file.read(8192)
+            if b"\0" in head:
+                if kind := _picture(head):
+                    return _shown(path, file, kind, status.st_size)
                 msg = f"{path} is binary ({status.st_size} bytes). Use shell (xxd, file, strings)."
                 raise Refused(msg)
             file.seek(0)
@@ -82,6 +91,23 @@ def read_file(path: str, *, start: int, end: int | None, max_bytes: int) -> Resu
     elif end is not None and rest:
         text += f"[line {line} of {path}; {rest} bytes follow]"
     return Result(text or "[empty]" if status.st_size else "", truncated_bytes=rest if cut else 0)
+
+
+def _picture(head: bytes) -> str:
+    """Its kind; empty: it is none that models take."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for begin, kind in PICTURES if head.startswith(begin)), "")
+
+
+def _shown(path: str, file: BinaryIO, kind: str, size: int) -> Result:
+    if size > MAX_PICTURE_BYTES:
+        msg = (
+            f"{path} is a picture of {size} bytes, more than the {MAX_PICTURE_BYTES} that can be shown. Make a smaller one of it."
+        )
+        raise Refused(msg)
+    file.seek(0)
+    return Result(f"[{path}: a picture ({kind}, {size} bytes)]", picture=(kind, file.read(MAX_PICTURE_BYTES)))
 
 
 def _seek_line(file: BinaryIO, start: int) -> int:

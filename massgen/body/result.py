@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 KEEP_BYTES = 32 * 1024
@@ -19,21 +20,34 @@ class Result:
     whatever its exit code, because many a code is an answer (grep: 1).
     """
 
-    def __init__(self, text: str, *, ok: bool = True, exit_code: int | None = None, truncated_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        ok: bool = True,
+        exit_code: int | None = None,
+        truncated_bytes: int = 0,
+        picture: tuple[str, bytes] | None = None,
+    ) -> None:
         self.text = text
         self.ok = ok
         self.exit_code = exit_code
         self.truncated_bytes = truncated_bytes
+        self.picture = picture
 
     def line(self, call_id: str) -> dict[str, Any]:
         """As the host reads it."""
-        return {
+        line = {
             "id": call_id,
             "ok": self.ok,
             "text": self.text,
             "exit_code": self.exit_code,
             "truncated_bytes": self.truncated_bytes,
         }
+        if self.picture is not None:
+            kind, data = self.picture
+            line["picture"] = {"media_type": kind, "data": base64.b64encode(data).decode("ascii")}
+        return line
 
 
 class Kept:

@@ -32,14 +32,21 @@ def to_wire(messages: Iterable[Message], *, thoughts: bool = True) -> list[dict[
         match message.role:
             case "tool":
                 wire += [{"role": "tool", "tool_call_id": result.call_id, "content": result.text} for result in message.results]
+                if pictures := [image for result in message.results for image in result.images]:
+                    # A result is text in this protocol; what it shows comes right after it.
+                    wire.append(_shown("[what the tools showed:]", pictures))
             case "assistant":
                 wire.append(_assistant(message, thoughts=thoughts))
             case "user" if message.images:
-                shown = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in message.images]
-                wire.append({"role": "user", "content": [{"type": "text", "text": message.text}, *shown]})
+                wire.append(_shown(message.text, message.images))
             case role:
                 wire.append({"role": role, "content": message.text})
     return wire
+
+
+def _shown(text: str, images: Iterable[Image]) -> dict[str, Any]:
+    pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in images]
+    return {"role": "user", "content": [{"type": "text", "text": text}, *pictures]}
 
 
 def data_url(image: Image) -> str:

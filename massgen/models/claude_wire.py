@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from massgen.messages import Citation, Message, Piece, Reply, Stop, ToolCall, ToolSpec, Usage
+from massgen.messages import Citation, Image, Message, Piece, Reply, Stop, ToolCall, ToolResult, ToolSpec, Usage
 from massgen.models.base import Options
 from massgen.models.chat_wire import read_args, shown_args
 
@@ -90,21 +90,20 @@ def _blocks(message: Message) -> list[dict[str, Any]]:
     text = [{"type": "text", "text": message.text}] if message.text.strip() else []
     calls = [{"type": "tool_use", "id": call.id, "name": call.name, "input": shown_args(call)} for call in message.calls]
     results = [
-        {"type": "tool_result", "tool_use_id": result.call_id, "content": result.text or "(nothing)", "is_error": not result.ok}
+        {"type": "tool_result", "tool_use_id": result.call_id, "content": _told(result), "is_error": not result.ok}
         for result in message.results
     ]
-    images = [
-        {
-            "type": "image",
-            "source": {
-                "type": "base64",
-                "media_type": image.media_type,
-                "data": base64.b64encode(image.data).decode("ascii"),
-            },
-        }
-        for image in message.images
-    ]
-    return [*results, *images, *text, *calls]
+    return [*results, *map(_picture, message.images), *text, *calls]
+
+
+def _told(result: ToolResult) -> str | list[dict[str, Any]]:
+    text = result.text or "(nothing)"
+    return [{"type": "text", "text": text}, *map(_picture, result.images)] if result.images else text
+
+
+def _picture(image: Image) -> dict[str, Any]:
+    data = base64.b64encode(image.data).decode("ascii")
+    return {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": data}}
 
 
 @dataclass

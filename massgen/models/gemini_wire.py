@@ -77,7 +77,8 @@ def _parts(message: Message, names: Mapping[str, str]) -> list[dict[str, Any]]:
         }
         for result in message.results
     ]
-    parts += [{"inlineData": {"mimeType": i.media_type, "data": base64.b64encode(i.data).decode()}} for i in message.images]
+    images = [*(image for result in message.results for image in result.images), *message.images]
+    parts += [{"inlineData": {"mimeType": i.media_type, "data": base64.b64encode(i.data).decode()}} for i in images]
     if message.text:
         parts.append({"text": message.text})
     parts += [{"functionCall": {"id": call.id, "name": call.name, "args": shown_args(call)}} for call in message.calls]

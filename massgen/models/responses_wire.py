@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from massgen.messages import Citation, Message, Piece, Reply, Stop, ToolCall, ToolSpec, Usage
+from massgen.messages import Citation, Image, Message, Piece, Reply, Stop, ToolCall, ToolSpec, Usage
 from massgen.models.base import Hosted
 from massgen.models.chat_wire import data_url, read_args, shown_args
 from massgen.models.streamed import Refusal
@@ -32,12 +32,12 @@ def to_wire(messages: Iterable[Message]) -> tuple[str, list[dict[str, Any]]]:
             case "system":
                 instructions.append(message.text)
             case "user":
-                items.append({"type": "message", "role": "user", "content": _content(message)})
+                items.append({"type": "message", "role": "user", "content": _content(message.text, message.images)})
             case "assistant":
                 items += _assistant(message)
             case "tool":
                 items += [
-                    {"type": "function_call_output", "call_id": result.call_id, "output": result.text}
+                    {"type": "function_call_output", "call_id": result.call_id, "output": _content(result.text, result.images)}
                     for result in message.results
                 ]
     return "\n\n".join(instructions), items
@@ -58,11 +58,11 @@ def tools_to_wire(tools: Iterable[ToolSpec], hosted: Iterable[Hosted] = ()) -> l
     return own + [_HOSTED[name] for name in sorted(hosted)]
 
 
-def _content(message: Message) -> str | list[dict[str, Any]]:
-    if not message.images:
-        return message.text
-    shown = [{"type": "input_image", "image_url": data_url(image), "detail": "auto"} for image in message.images]
-    return [{"type": "input_text", "text": message.text}, *shown]
+def _content(text: str, images: tuple[Image, ...]) -> str | list[dict[str, Any]]:
+    if not images:
+        return text
+    shown = [{"type": "input_image", "image_url": data_url(image), "detail": "auto"} for image in images]
+    return [{"type": "input_text", "text": text}, *shown]
 
 
 def _assistant(message: Message) -> list[dict[str, Any]]:

@@ -18,7 +18,16 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from massgen.errors import BadReply, ContextOverflow, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
+from massgen.errors import (
+    BadReply,
+    ContextOverflow,
+    ModelDeclined,
+    ModelError,
+    ModelRefusedKey,
+    ModelUnavailable,
+    PicturesRefused,
+    RateLimited,
+)
 
 _OVERFLOW: Final = re.compile(
     r"context.?length|context.?window|maximum context|context size|context limit|prompt is too long|too many (input )?tokens|"
@@ -26,6 +35,14 @@ _OVERFLOW: Final = re.compile(
     re.IGNORECASE,
 )
 _SPENT: Final = re.compile(r"insufficient_quota|exceeded your current quota|credit balance|billing_error", re.IGNORECASE)
+_PICTURES: Final = re.compile(
+    r"image_url|image input|input image|"
+    r"(support|allow|accept|process|decod|invalid|exceed|download).{0,60}\b(image|picture|vision|multimodal)|"
+    r"\b(image|picture|vision|multimodal)s?\b.{0,60}(support|allow|accept|process|decod|invalid|exceed|dimension|format)",
+    re.IGNORECASE | re.DOTALL,
+)
+"""llama.cpp says so with 500, OpenRouter with 404, others with 400 or 422."""
+_FILTERED: Final = re.compile(r"content_filter|content_policy|content management policy", re.IGNORECASE)
 _OVERLOADED: Final = re.compile(r"overloaded|api_error|server_error|service_unavailable|timeout", re.IGNORECASE)
 _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|gsk|csk|xai)[-_][\w\-*.]{6,}|\S*\*{3,}\S*")
 """Keys by their usual beginnings, and masked ones (`abc***yz`): they still show a part."""
@@ -101,6 +118,10 @@ class Endpoint:
             error = RateLimited(f"{about} asks us to slow down{named}: {said}", retry_after_s=wait_s)
         elif status in (None, 200, 400, 413, 422) and _OVERFLOW.search(facts):
             error = ContextOverflow(f"the conversation is too long for {about}: {said}")
+        elif status in (400, 404, 415, 422, 500, 501) and _PICTURES.search(facts):
+            error = PicturesRefused(f"{about} takes no pictures, or not these: {said}")
+        elif status == 400 and _FILTERED.search(facts):
+            error = ModelDeclined(f"the filter before {about} will not have this answered: {said}", unbilled=True)
         elif status in (408, 409) or (status or 0) >= 500 or (status in (None, 200) and _OVERLOADED.search(facts)):
             error = ModelUnavailable(
                 f"{about} failed with {status or code}: {said}; try again later", retry_after_s=wait_s, unbilled=unbilled

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from massgen.config.backends import BackendType
-from massgen.errors import ContextOverflow, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
-from massgen.messages import Message, Piece, Request, ToolCall, ToolResult, Usage
+from massgen.errors import ContextOverflow, ModelError, ModelRefusedKey, ModelUnavailable, PicturesRefused, RateLimited
+from massgen.messages import Image, Message, Piece, Request, ToolCall, ToolResult, Usage
 from massgen.models import Model, open_model
 from tests.support.adapters import ASK, BACKENDS, KEY, PIXEL, SHELL, failure
 from tests.support.fake_provider import FakeProvider
@@ -24,6 +24,7 @@ CALLS = (
     ToolCall(id="call_shell", name="shell", args={"command": "ls -l"}),
     ToolCall(id="call_read_file", name="read_file", args={"path": "a.py"}),
 )
+CALLED = (Message(role="assistant", calls=CALLS),)
 RESULTS = Message(
     role="tool", results=(ToolResult(call_id="call_shell", text="a.py b.py"), ToolResult(call_id="call_read_file", text="pass"))
 )
@@ -78,10 +79,21 @@ async def test_reasoning_is_kept_across_turns(model: Model, provider: FakeProvid
 
 
 async def test_a_picture(model: Model, provider: FakeProvider) -> None:
-    """It goes out with the text it belongs to, as bytes in the request: nobody fetches anything."""
-    await model.complete(Request(messages=(Message(role="user", text="What is it?", images=(PIXEL,)),)))
+    """It goes out with the text or the result it belongs to, as bytes in the request: nobody fetches anything."""
+    asked = Message(role="user", text="What is it?", images=(PIXEL,))
+    shown = ToolResult(call_id="call_shell", text="b.jpg", images=(Image(media_type="image/jpeg", data=b"jpeg"),))
+    await model.complete(Request(messages=(asked, *CALLED, Message(role="tool", results=(shown, *RESULTS.results[1:])))))
     sent = str(provider.requests[0])
-    assert all(part in sent for part in ("iVBO", "What is it?", "image/png"))
+    assert sent.index("What is it?") < sent.index("b.jpg")
+    assert all(part in sent for part in ("iVBO", "image/png", "anBlZw", "image/jpeg", "pass"))
+
+
+async def test_a_picture_refused(model: Model, provider: FakeProvider) -> None:
+    """It is told as such, so that the conversation can go on without."""
+    provider.mode = "refuses_pictures"
+    with pytest.raises(PicturesRefused, match="does not support image"):
+        await model.complete(Request(messages=(Message(role="user", text="What is it?", images=(PIXEL,)),)))
+    assert (await model.complete(ASK)).text == "".join(WORDS)
 
 
 @pytest.mark.parametrize("mode", ["length", "refusal"])

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from massgen.errors import BadReply, ContextOverflow, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
+from massgen.errors import BadReply, ContextOverflow, ModelDeclined, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
 from massgen.messages import Message, Piece, Request, ToolCall, ToolResult
 from massgen.models import Model
 from tests.support.adapters import ASK, KEY, SHELL, Open, azure, chat, claude, failure, responses
@@ -59,6 +59,7 @@ async def test_half_a_file_is_not_written_as_if_it_were_whole(opener: Open, prov
         ("html", BadReply, "base_url"),
         ("unknown_model", ModelError, "model: nothing-4"),
         ("bad_request", ModelError, "tools.0.name"),
+        ("filtered", ModelDeclined, "content management policy"),
         ("quota", ModelError, "used up"),
     ],
 )

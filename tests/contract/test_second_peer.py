@@ -13,7 +13,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from massgen.errors import ContextOverflow, ModelError, ModelRefusedKey
+from massgen.errors import ContextOverflow, ModelRefusedKey, PicturesRefused
 from massgen.messages import Image, Message, Piece, Request, ToolCall, ToolResult, ToolSpec
 from massgen.models import LocalModel
 from massgen.models.chat import ChatModel
@@ -149,7 +149,7 @@ async def test_what_does_not_fit_or_is_not_allowed_is_told_by_its_meaning(protoc
         with pytest.raises(ContextOverflow, match="4096"):
             await model.complete(asking("x" * 9000))
         picture = Message(role="user", text="What is it?", images=(Image(media_type="image/png", data=b"\x89PNG"),))
-        with pytest.raises(ModelError):
+        with pytest.raises(PicturesRefused):
             await model.complete(Request(messages=(picture,), max_tokens=5))
         assert (await model.complete(asking("Hello?"))).text == PLAIN
     async with speaking(protocol, served, key="sk-wrong-0123456789") as stranger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ for top in ("/workspace", "/tmp", "/peers", "/run", "/dev/shm", "/home", "/etc",
 print("DUMPED", dumped, "HITS", hits, "VARIABLES", sorted(name for name in os.environ if "KEY" in name))
 END
 """
+
+
+PICTURE = b"\x89PNG\r\n\x1a\n\0\0 a picture"
+SEEN = base64.b64encode(PICTURE).decode()
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def command_lines() -> list[str]:
 
 @pytest.mark.probe("49")
 def test_the_bill_is_right_to_the_token_and_no_key_is_anywhere(user: User, listener: Listener):
-    """Four protocols, one vote. What the servers counted is what the table says.
+    """Four protocols, one vote. What the servers counted is what the table says. A picture in the project is seen by its model.
 
     Their keys are in no container, no prompt, no event, no file of ours, no command line; what crashes inside leaves no core.
     """
@@ -100,6 +105,10 @@ def test_the_bill_is_right_to_the_token_and_no_key_is_anywhere(user: User, liste
             return hunter(body)
 
         found["openai"].think = hunt
+        (user.cwd / "p" / "logo.png").write_bytes(PICTURE)
+        for kind, provider in found.items():
+            if kind != "openai":
+                provider.think = thinks(("read_file", {"path": "logo.png"}), answer=f"{kind} says: use extend.")
         names = ",".join(f"with-{kind}" for kind in BACKENDS)
         args = ["--config", "team.yaml", "--agents", names, "--write", "p", "--max-cost", "50"]
         config = json.loads((user.cwd / "team.yaml").read_text())
@@ -113,6 +122,7 @@ def test_the_bill_is_right_to_the_token_and_no_key_is_anywhere(user: User, liste
         calls = sum(len(provider.told) for provider in found.values())
 
     assert "is fixed" in done.stdout
+    assert all(any(SEEN in str(asked) for asked in found[kind].requests) for kind in found if kind != "openai")
     total = tuple(map(sum, zip(*counted, strict=True)))
     (last,) = [line.split() for line in done.stderr.splitlines() if line.strip().startswith("all ")]
     assert tuple(int(figure.replace(",", "")) for figure in last[1:6]) == (calls, *total)

@@ -24,7 +24,11 @@ KEYS = {
 FIX = "sed -i 's/flat.append(flatten(item))/flat.extend(flatten(item))/' listkit/__init__.py && python3 -m pytest -q"
 
 
-def thinks(*commands: str, answer: str, final: str = "The bug in `flatten` is fixed.") -> Callable[[dict[str, Any]], Script]:
+Work = str | tuple[str, dict[str, Any]]
+"""A command, or a call of another tool."""
+
+
+def thinks(*commands: Work, answer: str, final: str = "The bug in `flatten` is fixed.") -> Callable[[dict[str, Any]], Script]:
     """A model that runs these commands, answers, votes for agent1 where it can, and presents; its replies differ in tokens."""
     todo, answers = [*commands], [answer]
     asked = 0
@@ -35,7 +39,9 @@ def thinks(*commands: str, answer: str, final: str = "The bug in `flatten` is fi
         tokens = (1000 + 100 * asked, 64 * asked, 20 + asked, asked)
         tools = _tools(body)
         if todo:
-            return Script(words=["I look."], calls=[("shell", json.dumps({"command": todo.pop(0)}))], stop="tools", tokens=tokens)
+            work = todo.pop(0)
+            name, args = ("shell", {"command": work}) if isinstance(work, str) else work
+            return Script(words=["I look."], calls=[(name, json.dumps(args))], stop="tools", tokens=tokens)
         if "new_answer" in tools and answers:
             return Script(words=[], calls=[("new_answer", json.dumps({"content": answers.pop()}))], stop="tools", tokens=tokens)
         if "vote" in tools:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,20 @@ def test_what_is_not_a_text_file_is_refused_in_words(body: Body, tmp_path: Path)
     assert "folder" in body.refused("write_file", path=str(tmp_path), content="x")
     assert "empty" in body.refused("read_file", path="")
     assert "NUL" in body.refused("read_file", path="a\0b")
+
+
+def test_a_picture_is_shown_and_what_only_begins_like_one_is_not(body: Body, tmp_path: Path) -> None:
+    """Whole, with its kind; one that no provider takes is refused in words; text stays text."""
+    begins = {"image/png": b"\x89PNG\r\n\x1a\n\0", "image/jpeg": b"\xff\xd8\xff\0", "image/webp": b"RIFF\0\0\0\0WEBP"}
+    for kind, begin in begins.items():
+        (tmp_path / "picture").write_bytes(begin + bytes(range(256)) * 100)
+        picture = body.act("read_file", path=str(tmp_path / "picture"))["picture"]
+        assert picture["media_type"] == kind
+        assert base64.b64decode(picture["data"]) == (tmp_path / "picture").read_bytes()
+    (tmp_path / "picture").write_bytes(begin + bytes(4 * 1024**2))
+    assert "smaller" in body.refused("read_file", path=str(tmp_path / "picture"))
+    (tmp_path / "text").write_text("GIF89a is how it begins\n")
+    assert body.ok("read_file", path=str(tmp_path / "text")) == "GIF89a is how it begins\n"
 
 
 def test_a_write_keeps_mode_and_link_and_leaves_nothing_beside(body: Body, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from massgen.budget import Cap, Ledger, Price, Reservation, price_of
+from massgen.budget.ledger import PICTURE_TOKENS
 from massgen.errors import BudgetReached
-from massgen.messages import Message, Request, ToolSpec, Usage
+from massgen.messages import Image, Message, Request, ToolResult, ToolSpec, Usage
 
 CENT = Price(input=1.0, output=10.0, cached=0.1)
 ASK = Request(messages=(Message(role="user", text="x" * 984),), max_tokens=900)
@@ -60,6 +61,14 @@ def test_what_the_provider_counted_is_not_guessed_again() -> None:
     tools = (ToolSpec(name="t", description="d" * 5000, parameters={}),)
     held = Ledger().reserve("a", Request(messages=more, tools=tools, max_tokens=1), CENT, known=300, seen=1)
     assert held.tokens == 300 + 100 + 1
+
+
+def test_a_small_file_may_be_a_large_picture() -> None:
+    """What it counts is not known by its bytes: each is set aside at the most that any model takes."""
+    picture = Image(media_type="image/png", data=b"x")
+    shown = Message(role="tool", results=(ToolResult(call_id="1", text="", images=(picture,)),))
+    held = Ledger().reserve("a", Request(messages=(replace(ASK.messages[0], images=(picture,)), shown), max_tokens=1), CENT)
+    assert held.tokens == 1000 + 16 + 2 * PICTURE_TOKENS + 1
 
 
 def test_cached_input_has_its_own_price() -> None:

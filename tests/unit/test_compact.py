@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from massgen.agent.relay import CUT_OFF
 from massgen.agent.view import Answered, Failed, Presented
 from massgen.errors import ContextOverflow, ModelDeclined
 from massgen.events.types import Compacted
-from massgen.messages import Message, Reply, Request, ToolCall, ToolResult
+from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult
 from tests.support.looks import ANSWER, Look, calls, view
 
 LONG = "x" * 5000
@@ -47,6 +48,19 @@ def test_nothing_that_could_go_is_said_as_such() -> None:
     once = compacted(turns(9000, 100, 100))
     assert once is not None
     assert compacted(once.messages) is None
+
+
+def test_old_pictures_make_room_too() -> None:
+    """One counts for about what it costs; a remark says that it was there."""
+    picture = Image(media_type="image/png", data=b"x")
+    before = [
+        replace(m, results=tuple(replace(r, text="short", images=(picture,)) for r in m.results)) for m in turns(0, 0, 0, 0, 0)
+    ]
+    taken = compacted(tuple(before))
+    assert taken is not None
+    results = [result for message in taken.messages for result in message.results]
+    assert [len(result.images) for result in results] == [0, 0, 0, 1, 1]
+    assert results[0].text == f"{MARK}a picture that read_file returned; ask again for it]"
 
 
 @given(st.lists(st.integers(0, 3000), max_size=12))

@@ -17,8 +17,8 @@ from massgen.agent.session import open_session
 from massgen.agent.tools import ANSWER_TOOL, BODY_TOOLS, vote_tool
 from massgen.agent.view import Answered, Failed, Place, Presented, ShownAnswer, ShownVote, Voted
 from massgen.body.table import SHOWN, TABLE
-from massgen.errors import ModelRefusedKey, RateLimited
-from massgen.events.types import ModelFailed, ToolFinished, ToolStarted
+from massgen.errors import ModelRefusedKey, PicturesRefused, RateLimited
+from massgen.events.types import ModelFailed, Notice, ToolFinished, ToolStarted
 from massgen.messages import Citation, Message, Reply, Request, ToolCall
 from tests.support.local_box import LocalLine
 from tests.support.looks import ANSWER, ONE, OWN, VOTE, Look, Said, calls, view
@@ -261,6 +261,9 @@ class Liar(LocalLine):
         b'{"next": [{"id": "other", "text": "x"}]}\n',
         b'{"next": []}\n',
         b'{"next": [{"id": "c0-list", "text": 5}]}\n',
+        b'{"next": [{"id": "c0-list", "text": "", "picture": {"media_type": "text/html", "data": ""}}]}\n',
+        b'{"next": [{"id": "c0-list", "text": "", "picture": {"media_type": "image/png", "data": "http://h/a.png"}}]}\n',
+        b'{"next": [{"id": "c0-list", "text": "", "picture": {"media_type": [], "data": ""}}]}\n',
         b'{"next": 5}\n',
         b"[" * 100_000 + b"\n",
     ],
@@ -294,6 +297,26 @@ async def test_a_cancelled_look_kills_its_command_and_can_be_followed(tmp_path: 
     assert ended(text)
     assert closed(look.session.transcript)
     assert await look.session.look(view()) == Answered(text="The answer.")
+
+
+PICTURE = b"\x89PNG\r\n\x1a\n\0\0 a picture"
+
+
+async def test_a_picture_in_the_workspace_is_seen_by_the_model(tmp_path: Path) -> None:
+    """As it lies there; a model that takes none goes on without, is told, and after a second time is shown no more."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "a.png").write_bytes(PICTURE)
+    read = calls(("read_file", {"path": "a.png"}))
+    blind = PicturesRefused("takes no pictures")
+    look = Look(tmp_path, read, read, blind, read, blind, read, calls(ANSWER))
+    assert await look.session.look(view()) == Answered(text="The answer.")
+    seen = [[image.data for m in asked.messages for r in m.results for image in r.images] for asked in look.model.requests]
+    assert seen == [[], [PICTURE], [PICTURE] * 2, [], [PICTURE], [], []]
+    assert all("cannot be shown to you" in text for text in look.results()[:4])
+    assert [event.text for event in look.events if isinstance(event, Notice)] == [
+        "goes on without 2 picture(s): takes no pictures",
+        "goes on without 1 picture(s): takes no pictures",
+    ]
 
 
 async def test_an_interrupt_gives_the_model_partial_output(tmp_path: Path) -> None:
