@@ -1,4 +1,4 @@
-"""SIGKILL of `massgen run` at an event, then `massgen resume`, on real containers: the same winner and the same bytes."""
+"""SIGKILL of `massgen run` at each kind of event, then `massgen resume`, on real containers: the same winner, the same bytes."""
 
 from __future__ import annotations
 
@@ -11,51 +11,37 @@ import pytest
 
 from massgen.events.codec import event_types
 from tests.docker.engine_view import labelled
+from tests.support.scenes import Scene, plain, scene_of
 from tests.support.user import User, agent, events, say, snapshot_of
 
 pytestmark = pytest.mark.docker
 
 ALWAYS = ("AnswerGiven", "Selected", "LeaseGranted")
 """Before the vote, after it, and with the right to write given; the other events are slow."""
-
-NEVER_HERE = {
-    *("RunFinished", "RunResumed", "Streamed"),  # the end itself, no first run has it, not in the log
-    *("ModelFailed", "ModelHeld", "Compacted", "LookFailed", "AgentExcluded", "RepairAttempted"),  # nothing goes wrong
-    *("TimeUp", "BudgetOut", "UserStop", "DebateStarted", "Merged", "Conflicted"),  # nobody disagrees or interferes
-    "Notice",
-}
-OTHERS = sorted(event_types().keys() - NEVER_HERE - set(ALWAYS))
+OF_THE_END = ("RunFinished", "RunResumed")
+"""A run that ended has no resumption, one that began has no such event: they are killed below."""
+OTHERS = sorted(event_types().keys() - set(ALWAYS) - set(OF_THE_END))
+"""All that there are: a new type fails here until `scenes.py` has a run in which it comes up."""
 
 
 @pytest.fixture
 def user(tmp_path: Path) -> User:
-    """With a project, and two agents of which one fixes it and both vote for that."""
-    user = User(tmp_path / "home")
-    user.write("project/code.txt", "old\n")
-    nothing, some = {"phase": "coordination", "answers": 0}, {"phase": "coordination", "answers": ">=1"}
-    fix = [{"name": "shell", "args": {"command": "echo new > code.txt; echo x > 'a b'"}}]
-    hand_in = [{"name": "new_answer", "args": {"content": "fixed"}}]
-    wait = [{"name": "shell", "args": {"command": "sleep 0.2"}}]
-    votes = [{"when": some, "calls": [{"name": "vote", "args": {"agent_id": "agent1", "reason": "it holds"}}]}] * 3
-    works = [{"when": nothing, "text": "I look.", "calls": fix}, {"when": nothing, "calls": hand_in}]
-    user.write("one.yaml", [*works, *votes, say(final="done")])
-    user.write("two.yaml", [*[{"when": nothing, "calls": wait}] * 200, *votes])
-    user.write("team.yaml", {"agents": [agent("one", "one.yaml"), agent("two", "two.yaml")]})
-    return user
+    """With a home of their own."""
+    return User(tmp_path / "home")
 
 
-def killed_at(user: User, event: str) -> str:
-    """A run that got SIGKILL as soon as it said so; returns its id."""
-    running = user.start(
-        "run", "Change it", "--config", "team.yaml", "--write", "project", "--apply", "--verify", "grep -q new code.txt", "--json"
-    )
+def killed_at(user: User, event: str, *command: str, scene: Scene) -> str:
+    """A command that got SIGKILL as soon as it said so; returns the run's id."""
+    running = user.start(*command, "--json")
     said: list[dict[str, object]] = []
     try:
         assert running.stdout is not None
         for line in running.stdout:
             said.append(json.loads(line))
+            scene.meddle(said[-1], running)
             if said[-1]["type"] == event:
                 break
+        assert said, running.stderr and running.stderr.read()
         assert said[-1]["type"] == event, said[-1]
     finally:
         os.killpg(running.pid, signal.SIGKILL)
@@ -63,33 +49,102 @@ def killed_at(user: User, event: str) -> str:
     return str(said[-1]["run_id"])
 
 
-@pytest.mark.parametrize("event", [*ALWAYS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def command(scene: Scene) -> tuple[str, ...]:
+    """How the user began it."""
+    words = ("run", "Change it", "--config", "team.json", "--write", "project", "--apply", "--verify", "grep -q new code.txt")
+    return (*words, *scene.args)
+
+
+def log_of(user: User, run: str) -> list[dict[str, object]]:
+    """All of it."""
+    return [json.loads(line) for line in user.massgen("show", run, "--json").stdout.splitlines()]
+
+
+def marked(event: str) -> object:
+    """A slow one, or one that needs the local model, too."""
+    return pytest.param(event, marks=[pytest.mark.slow, *([pytest.mark.model] if event == "RepairAttempted" else [])])
+
+
+@pytest.mark.parametrize("event", [*ALWAYS, *map(marked, OTHERS)])
 def test_a_run_that_is_killed_is_finished_by_resume(user: User, event: str):
-    """Whatever it was doing: exit 0, its bytes written once, no agent asked twice, no container left, undone byte for byte."""
-    before = snapshot_of(user.cwd / "project")
-    run = killed_at(user, event)
-    listed = [json.loads(line) for line in user.massgen("runs", "--json").stdout.splitlines()]
-    assert [(row["run"], row["status"], row["resumable"]) for row in listed] == [(run, "killed", True)]
-    assert f"massgen resume {run}" in user.massgen("runs").stderr
-    done = user.massgen("resume", "--json")
-    assert done.returncode == 0, done.stderr
-    assert (user.cwd / "project/code.txt").read_text() == "new\n"
-    assert (user.cwd / "project/a b").read_text() == "x\n"
+    """Whatever it was doing: bytes written once, no agent asked twice, no container left, undone byte for byte."""
+    with scene_of(event)(user) as scene:
+        before = snapshot_of(user.cwd / "project")
+        run = killed_at(user, event, *command(scene), scene=scene)
+        scene.again()
+        listed = [json.loads(line) for line in user.massgen("runs", "--json").stdout.splitlines()]
+        assert [(row["run"], row["status"], row["resumable"]) for row in listed] == [(run, "killed", True)]
+        assert f"massgen resume {run}" in user.massgen("runs").stderr
+        done = user.massgen("resume", "--json")
+    assert done.returncode == scene.code, done.stderr
     assert events(done)[0]["type"] == "RunResumed"
-    log = [json.loads(line) for line in user.massgen("show", run, "--json").stdout.splitlines()]
+    log = log_of(user, run)
+    assert sorted(str(row["answer"]) for row in log if row["type"] == "AnswerGiven") == list(scene.answers)
     kinds = [row["type"] for row in log]
-    assert [row["answer"] for row in log if row["type"] == "AnswerGiven"] == ["agent1.1"]
-    assert [kinds.count(kind) for kind in ("Selected", "Presented", "Applied", "RunFinished")] == [1, 1, 1, 1]
+    once = ("Selected", "Presented", "RunFinished", *(["Applied"] if scene.code == 0 else []))
+    assert [kinds.count(kind) for kind in once] == [1] * len(once)
+    assert [row["answer"] for row in log if row["type"] == "Selected"] == ["agent1.1"]
     assert labelled(f"massgen.run={run}") == []
+    assert (user.cwd / "project/code.txt").read_text() == scene.text
     again = user.massgen("resume", run)
-    assert (again.returncode, "has ended (applied)" in again.stderr) == (2, True)
+    assert (again.returncode, "has ended" in again.stderr) == (2, True)
+    taken_back(user, run, scene, before)
+
+
+def taken_back(user: User, run: str, scene: Scene, before: dict[str, tuple[str, int, bytes]]) -> None:
+    """What was written, or what of a run that was cut short can be; the user's own edit stays."""
+    kind, mode, _ = before["code.txt"]
+    if scene.code == 5:
+        shown = user.massgen("diff", run)
+        assert "code.txt" in shown.stderr, shown
+        assert user.massgen("apply", run).returncode == 5
+        assert snapshot_of(user.cwd / "project") == {**before, "code.txt": (kind, mode, scene.text.encode())}
+        return
+    if scene.code:
+        kept = user.massgen("apply", run)
+        assert kept.returncode == 0, kept.stderr
+        assert "new" in (user.cwd / "project/code.txt").read_text()
+    assert user.massgen("undo", run).returncode == 0
+    mine = scene.text.replace("new\n", "line 1\n").encode()
+    assert snapshot_of(user.cwd / "project") == {**before, "code.txt": (kind, mode, mine)}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_after_its_end_is_over(user: User):
+    """All was said and written: nothing is left to resume, it is listed as what it was, and undo takes it back."""
+    with plain(user) as scene:
+        before = snapshot_of(user.cwd / "project")
+        run = killed_at(user, "RunFinished", *command(scene), scene=scene)
+    (listed,) = [json.loads(line) for line in user.massgen("runs", "--json").stdout.splitlines()]
+    assert (listed["run"], listed["status"], listed["resumable"], listed["written"]) == (run, "applied", False, True)
+    again = user.massgen("resume")
+    assert (again.returncode, "no run is waiting" in again.stderr) == (2, True)
+    assert (user.cwd / "project/code.txt").read_text() == scene.text
+    assert user.massgen("undo").returncode == 0
+    assert snapshot_of(user.cwd / "project") == before
+
+
+@pytest.mark.slow
+def test_a_resumption_that_is_killed_is_resumed(user: User):
+    """And the one after it: none of them asks anybody again for what was answered."""
+    with plain(user) as scene:
+        before = snapshot_of(user.cwd / "project")
+        run = killed_at(user, "AnswerGiven", *command(scene), scene=scene)
+        for event in ("RunResumed", "LeaseGranted"):
+            assert killed_at(user, event, "resume", run, scene=scene) == run
+        done = user.massgen("resume", run)
+    assert done.returncode == 0, done.stderr
+    kinds = [row["type"] for row in log_of(user, run)]
+    assert [kinds.count(kind) for kind in ("AnswerGiven", "RunResumed", "Selected", "Applied", "RunFinished")] == [1, 3, 1, 1, 1]
+    assert (user.cwd / "project/code.txt").read_text() == scene.text
     assert user.massgen("undo", run).returncode == 0
     assert snapshot_of(user.cwd / "project") == before
 
 
 def test_resume_shows_a_run_as_if_it_had_never_stopped(user: User):
     """The summary has the votes of before, the readable folder the whole story, and the next start had said what to type."""
-    run = killed_at(user, "VoteCast")
+    with plain(user) as scene:
+        run = killed_at(user, "VoteCast", *command(scene), scene=scene)
     user.write("hello.yaml", [say(answer="hi"), say(final="hi")])
     user.write("other.yaml", {"agents": [agent("solo", "hello.yaml")]})
     other = user.massgen("run", "Say hi", "--config", "other.yaml", "--no-logs")
