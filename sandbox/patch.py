@@ -24,6 +24,9 @@ from sandbox.snapshot import Entry, Snapshot
 MAX_DIFF_BYTES = 1024 * 1024
 """Above this a file is named and not compared: difflib is quadratic on the worst input."""
 
+MAX_BINARY_BYTES = 64 * MAX_DIFF_BYTES
+"""Above this it is not in a patch at all: its bytes are there several times while the patch is made."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileChange:
@@ -38,6 +41,8 @@ class FileChange:
     """No lines to count: binary, or too large to compare."""
     sha256: str = ""
     """Of the new content, where there are no lines."""
+    whole: bool = True
+    """False: the patch names it without its bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +94,12 @@ def render(
     changes: list[FileChange] = []
     for entry in sorted(snapshot.entries, key=lambda entry: (entry.root, entry.path)):
         name = shown(entry, prefix)
+        limit = MAX_BINARY_BYTES if binary else MAX_DIFF_BYTES
         had = original(entry.root, entry.path)
-        size = sum(side.size for side in (had, entry) if side.kind == "file" and side.size <= MAX_DIFF_BYTES)
+        size = sum(side.size for side in (had, entry) if side.kind == "file" and side.size <= limit)
         read = content if size <= left else None
         left -= size if read else 0
-        for old, new in _steps(_side(had, read), _side(entry, read)):
+        for old, new in _steps(_side(had, read, limit), _side(entry, read, limit)):
             text, change = _compare(name, old, new, binary=binary)
             texts.append(text)
             changes.append(change)
@@ -114,14 +120,14 @@ def shown(entry: Entry, prefix: Mapping[str, str]) -> str:
     return (front + entry.path).rstrip("/") or PurePosixPath(entry.root).name
 
 
-def _side(found: Original | Entry, content: Callable[[str], bytes] | None) -> _Side | None:
+def _side(found: Original | Entry, content: Callable[[str], bytes] | None, limit: int) -> _Side | None:
     """None: nothing that a patch could show. `content` None: it is only named."""
     match found.kind:
         case "file":
             return _Side(
                 mode="100755" if found.mode & 0o100 else "100644",
                 identity=found.sha256,
-                content=content(found.sha256) if content and found.size <= MAX_DIFF_BYTES else None,
+                content=content(found.sha256) if content and found.size <= limit else None,
             )
         case "link":
             return _Side(mode="120000", identity=found.target, content=_raw(found.target))
@@ -156,9 +162,12 @@ def _compare(name: str, old: _Side | None, new: _Side | None, *, binary: bool) -
     if before is None or after is None:
         differ = old is None or new is None or old.identity != new.identity
         body = f"Binary files {a} and {b} differ\n" if differ else ""
-        if differ and binary and (old is None or old.content is not None) and (new is None or new.content is not None):
+        whole = binary and (old is None or old.content is not None) and (new is None or new.content is not None)
+        if differ and whole:
             body = _binary(old, new)
-        return "".join(head) + body, FileChange(path=name, kind=kind, binary=True, sha256=new.identity if new else "")
+        sha256 = new.identity if new else ""
+        change = FileChange(path=name, kind=kind, binary=True, sha256=sha256, whole=whole or not differ)
+        return "".join(head) + body, change
     if old is None or new is None:
         gone = new is None
         lines, body = _whole(after or before, a, b, "-" if gone else "+")
@@ -208,7 +217,7 @@ def _text(side: _Side | None) -> str | None:
     """The content, empty where there is no file; None for what is not text."""
     if side is None:
         return ""
-    if side.content is None or b"\0" in side.content[:8192]:
+    if side.content is None or len(side.content) > MAX_DIFF_BYTES or b"\0" in side.content[:8192]:
         return None
     try:
         return side.content.decode()

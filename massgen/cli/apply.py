@@ -23,21 +23,26 @@ import click
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing: every class is allowed.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def command(run: str, **given: Any) -> int:  # noqa: ANN401 - click's own values, each described above
-    """Write a run's result into your project, all of it or nothing. RUN: a run id or the start of one; default: the last run.
+    """Write a run's result into your project, all of it or nothing.
+
+    RUN: a run id or the start of one; default: the last run of the folder you stand in.
 
     What you edited meanwhile is kept where both edits fit; else exit code 5, and nothing is written. Files that your tools
     would run by themselves (hooks, CI, editor tasks, …) are written only when you say so, class by class.
     """
     from massgen.app import apply_run
+    from massgen.cli.chosen import chosen
     from massgen.cli.later import change, consented, to_branch, to_patch
 
     patch, branch = given["patch"], given["branch"]
     if patch and branch:
         raise click.UsageError("--patch and --branch exclude each other")
     paths = [Path(os.path.normpath(Path.cwd() / path)) for path in given["only"]]
+    which = chosen(run)
     if branch:
-        return to_branch(run, branch, paths)
+        return to_branch(which, branch, paths)
     if patch:
-        return to_patch(run, patch, paths)
-    allowed = consented(run, paths, allow=given["allow"], yes=given["yes"])
-    return change(partial(apply_run, only=paths, allowed=allowed), run, done="applied", then="take it back: massgen undo")
+        return to_patch(which, patch, paths)
+    allowed = consented(which, paths, allow=given["allow"], yes=given["yes"])
+    then = f"take it back: massgen undo{which.named}"
+    return change(partial(apply_run, only=paths, allowed=allowed), which, done="applied", then=then)

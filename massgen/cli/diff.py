@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
+
+    from sandbox.patch import FileChange
 
 
 @click.command("diff")
@@ -19,31 +22,42 @@ if TYPE_CHECKING:
 @click.option("--no-pager", is_flag=True, help="Print all of it at once.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def command(run: str, *, stat: bool, no_pager: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
-    """Show what a run changed, or would change. RUN: a run id or the start of one; default: the last run."""
-    from massgen.app import diff_run, moved_run
-    from massgen.config.paths import Places
+    """Show what a run changed, or would change.
 
-    state = Places.find(os.environ).state
-    patch = diff_run(state, run)
-    _warn(moved_run(state, run))
+    RUN: a run id or the start of one; default: the last run of the folder you stand in. To a file or a pipe it is a patch that
+    `git apply` takes.
+    """
+    from massgen.cli.chosen import chosen
+    from massgen.coordination.later import moved, patch
+
+    which = chosen(run)
+    terminal = sys.stdout.isatty()
+    made = patch(which.state, which.run, binary=not terminal and not stat)
+    _warn(moved(which.state, which.run))
     if stat:
-        for row in stat_lines(patch):
-            click.echo(row)
-        return 0
-    if sys.stdout.isatty():
         from rich.console import Console
 
         console = Console(highlight=False, emoji=False)
-        if no_pager or console.height > patch.count("\n"):
-            print_patch(patch, console)
-        else:
-            os.environ.setdefault("LESS", "FRX")  # colours, and no screen of its own to vanish with
-            with console.pager(styles=True):
-                print_patch(patch, console)
+        for row in stat_lines(made.changes):
+            console.print(row, soft_wrap=True)
+    elif terminal:
+        _page(made.text, no_pager=no_pager)
     else:
         # A patch is data: it must apply byte for byte, undecodable names and all.
-        sys.stdout.buffer.write(patch.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.write(made.text.encode("utf-8", "surrogateescape"))
     return 0
+
+
+def _page(patch: str, *, no_pager: bool) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, emoji=False)
+    if no_pager or console.height > patch.count("\n"):
+        print_patch(patch, console)
+    else:
+        os.environ.setdefault("LESS", "FRX")  # colours, and no screen of its own to vanish with
+        with console.pager(styles=True):
+            print_patch(patch, console)
 
 
 def _warn(moved: tuple[str, ...]) -> None:
@@ -53,19 +67,29 @@ def _warn(moved: tuple[str, ...]) -> None:
         click.echo(f"you changed {line(path)} meanwhile: massgen apply keeps both edits, or refuses", err=True)
 
 
-def stat_lines(patch: str) -> list[str]:
-    """`path | +a -b` for each file of a unified diff."""
-    rows: list[tuple[str, int, int]] = []
-    for line in patch.splitlines():
-        header = re.match(r"diff --git a/(.*) b/(.*)\Z", line)
-        if header:
-            rows.append((header[2], 0, 0))
-        elif rows and line.startswith("+") and not line.startswith("+++"):
-            rows[-1] = (rows[-1][0], rows[-1][1] + 1, rows[-1][2])
-        elif rows and line.startswith("-") and not line.startswith("---"):
-            rows[-1] = (rows[-1][0], rows[-1][1], rows[-1][2] + 1)
-    width = max((len(name) for name, _, _ in rows), default=0)
-    return [f"{name:<{width}} | +{added} -{removed}" for name, added, removed in rows]
+def stat_lines(changes: Sequence[FileChange]) -> list[Text]:
+    """`path | +a -b` for each file, with what else there is to say of it, and the sum."""
+    from rich.text import Text
+
+    from massgen.display.text import count, line
+
+    names = [line(change.path) for change in changes]
+    width = max(map(len, names), default=0)
+    rows = [Text.assemble(f"{name:<{width}} | ", *_figures(change)) for name, change in zip(names, changes, strict=True)]
+    if len(changes) > 1:
+        added, removed = sum(change.added for change in changes), sum(change.removed for change in changes)
+        rows.append(Text(f"{count(len(changes), 'file')} +{added} -{removed}", style="bold"))
+    return rows
+
+
+def _figures(change: FileChange) -> list[tuple[str, str]]:
+    if change.binary:
+        figures = [("binary", "")]
+    elif change.kind == "changed" and not change.added + change.removed:
+        figures = [("mode", "")]
+    else:
+        figures = [(f"+{change.added}", "green"), (" ", ""), (f"-{change.removed}", "red")]
+    return [*figures, ("" if change.kind == "changed" else f", {change.kind}", "dim")]
 
 
 def print_patch(patch: str, console: Console) -> None:

@@ -10,7 +10,14 @@ import click
 
 
 @click.command("gc")
-@click.option("--keep-days", default=30.0, show_default=True, type=click.FloatRange(min=0), help="Remove runs older than this.")
+@click.option(
+    "--keep-days",
+    default=30.0,
+    show_default=True,
+    metavar="DAYS",
+    type=click.FloatRange(min=0),
+    help="Remove runs older than this.",
+)
 @click.option("--keep-size", metavar="SIZE", help="Then remove the oldest, until what is kept is at most this large (2g, 500m).")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -32,7 +32,7 @@ def command() -> None:
 @click.option("--tag", help="Give the image this name, and leave massgen-agent as it is. For one variant.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def build(*, variants: tuple[str, ...], base: str | None, tag: str | None, debug: bool) -> int:  # noqa: ARG001
-    r"""Build what is not there yet, and print its name for `sandbox.image`.
+    r"""Build what is not there yet, and print its name.
 
     \b
     python  massgen-agent:latest  python3, pip, pytest, git, ripgrep (the default)
@@ -63,7 +63,10 @@ def _script() -> Path:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def list_images(*, as_json: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
-    """Every image of ours: its name, size and age, what it was made from, whether a container uses it."""
+    """Every image of ours.
+
+    Its name, size and age, what it was made from, whether a container uses it.
+    """
     import anyio
 
     from massgen.cli.engine import connect, translated
@@ -77,12 +80,17 @@ def list_images(*, as_json: bool, debug: bool) -> int:  # noqa: ARG001  (--debug
 
 
 @command.command("prune")
-@click.option("--days", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Unused for at least so long.")
+@click.option(
+    "--days", type=click.FloatRange(min=0), default=30.0, show_default=True, metavar="DAYS", help="Unused for at least so long."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would go; remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def prune(*, days: float, dry_run: bool, as_json: bool, debug: bool) -> int:  # noqa: ARG001
-    """Remove prepared images that no run has used for some time. What a container uses stays."""
+    """Remove prepared images that no run uses any more.
+
+    Those that none has used for some time; what a container uses stays.
+    """
     import anyio
 
     from massgen.cli.engine import connect, translated

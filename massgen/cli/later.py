@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Protocol
 import anyio
 import click
 
+from massgen.cli.chosen import Chosen
 from massgen.cli.engine import connect
-from massgen.config.paths import Places
-from massgen.coordination.later import Later, branch, diff, risks
+from massgen.coordination.later import Later, branch, patch, risks
 from massgen.coordination.risks import CLASSES
 from massgen.display.text import bytes_text, count, line
 from massgen.errors import ConfigError
@@ -30,12 +29,13 @@ class Write(Protocol):
         ...
 
 
-def change(write: Write, run: str, *, done: str, then: str) -> int:
-    """Do the write and say what it did. Returns 0; raises MassgenError with nothing written."""
-    state = Places.find(os.environ).state
+def change(write: Write, which: Chosen, *, done: str, then: str) -> int:
+    """Do the write and say what it did. `then`: how it is taken back. Returns 0; raises MassgenError with nothing written."""
 
     async def work() -> Later:
-        return await write(state, run, engine=await connect(), say=lambda sentence: click.echo(line(sentence), err=True))
+        return await write(
+            which.state, which.run, engine=await connect(), say=lambda sentence: click.echo(line(sentence), err=True)
+        )
 
     result = anyio.run(work)
     click.echo(f"{done} {count(len(result.files), 'file')} of run {result.run_id}")
@@ -43,11 +43,13 @@ def change(write: Write, run: str, *, done: str, then: str) -> int:
         click.echo(f"  {line(file)}")
     if len(result.files) > MAX_LISTED:
         click.echo(f"  and {len(result.files) - MAX_LISTED} more")
+    if result.earlier:
+        click.echo(f"another part of it is still written; take that back, too: massgen undo{which.named}", err=True)
     click.echo(then, err=True)
     return 0
 
 
-def consented(run: str, only: Sequence[Path], *, allow: Sequence[str], yes: bool) -> frozenset[str]:
+def consented(which: Chosen, only: Sequence[Path], *, allow: Sequence[str], yes: bool) -> frozenset[str]:
     """The classes of self-running files that the user allows, asked for one at a time where somebody can answer.
 
     Raises click.UsageError: an unknown class, a class that is not allowed where nobody can be asked, or a no.
@@ -57,10 +59,10 @@ def consented(run: str, only: Sequence[Path], *, allow: Sequence[str], yes: bool
             raise click.UsageError(f"--allow {name}: there is no such class; there are {', '.join(CLASSES)}")
     if yes:
         return frozenset(CLASSES)
-    found = [risk for risk in risks(Places.find(os.environ).state, run, only=only) if risk.kind not in allow]
+    found = [risk for risk in risks(which.state, which.run, only=only) if risk.kind not in allow]
     allowed = set(allow)
     for risk in found:
-        click.echo(f"{risk.kind}: {count(len(risk.paths), 'file')} that {risk.why}", err=True)
+        click.echo(f"{risk.kind}: {count(len(risk.paths), 'file')} of a kind that {risk.why}", err=True)
         for path in risk.paths[:MAX_LISTED]:
             click.echo(f"  {line(path)}", err=True)
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -74,23 +76,26 @@ def consented(run: str, only: Sequence[Path], *, allow: Sequence[str], yes: bool
     return frozenset(allowed)
 
 
-def to_branch(run: str, name: str, only: Sequence[Path]) -> int:
+def to_branch(which: Chosen, name: str, only: Sequence[Path]) -> int:
     """The result as a commit on a new branch. Returns 0; raises MassgenError."""
-    made = branch(Places.find(os.environ).state, run, name, only=only)
+    made = branch(which.state, which.run, name, only=only)
     click.echo(f"branch {made.branch} ({made.sha[:12]}) has {count(len(made.files), 'file')} of the result")
     click.echo(f"look at it: git show {made.branch}", err=True)
     return 0
 
 
-def to_patch(run: str, file: str, only: Sequence[Path]) -> int:
+def to_patch(which: Chosen, file: str, only: Sequence[Path]) -> int:
     """The result as a patch for `git apply`. Returns 0; raises MassgenError."""
-    patch = diff(Places.find(os.environ).state, run, only=only).encode("utf-8", "surrogateescape")
+    made = patch(which.state, which.run, only=only, binary=True)
+    if missing := [line(change.path) for change in made.changes if not change.whole]:
+        raise ConfigError(f"too large for a patch: {', '.join(missing[:5])}; `massgen apply` writes it, --only PATH takes a part")
+    data = made.text.encode("utf-8", "surrogateescape")
     if file == "-":
-        sys.stdout.buffer.write(patch)
+        sys.stdout.buffer.write(data)
         return 0
     try:
-        Path(file).write_bytes(patch)
+        Path(file).write_bytes(data)
     except OSError as error:
         raise ConfigError(f"the patch cannot be written to {file}: {error.strerror}") from error
-    click.echo(f"{file}: {bytes_text(len(patch))}", err=True)
+    click.echo(f"{file}: {bytes_text(len(data))}", err=True)
     return 0

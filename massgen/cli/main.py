@@ -32,7 +32,7 @@ COMMANDS = {
     "runs": "List runs.",
     "show": "Print one run: answers, votes, result.",
     "gc": "Remove old runs, and what dead ones left behind.",
-    "images": "List prepared images, and remove those that nobody uses.",
+    "images": "Build the agents' images, list and remove them.",
     "models": "List models, whose keys are there and what answers; fetch a model file.",
     "doctor": "Check engine, image, keys, and the isolation guarantees.",
 }
@@ -94,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 def _code(given: list[str]) -> int:
     try:
         if not given:
-            click.echo(cli.get_help(click.Context(cli, info_name="massgen")), err=True)
+            click.echo(cli.get_help(click.Context(cli, info_name="massgen", **cli.context_settings)), err=True)
             return 2
         if not given[0].startswith("-h") and given[0] not in ("--help", "--version"):
             from massgen.cli.nocore import no_core  # 2 ms that a help text need not wait for

@@ -75,7 +75,7 @@ def command(context: click.Context, *, config: str, offline: bool, as_json: bool
 @click.option("--sha256", default="", metavar="HEX", help="What the file's SHA-256 must be; else it is deleted.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def pull(what: str, *, sha256: str, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
-    """Fetch a model file; go on where an earlier try ended; print its path.
+    """Fetch a model file, going on where an earlier try ended.
 
     WHAT is the address of a GGUF file, for `backend: {type: local, model: PATH}`; without it, the model of the backend `local`.
     """

@@ -15,6 +15,7 @@ import anyio
 from rich.console import Console
 from rich.text import Text
 
+from massgen.cli.chosen import named
 from massgen.config.load import Flags, load
 from massgen.config.model import Config
 from massgen.config.paths import Places
@@ -155,18 +156,15 @@ class _Seen:
         folder = self._folder
         if folder:
             _add_patch(folder, self.state, result, self._console)
-        if not self._options.as_json:
-            _tell(result, self._story, self._options, self._console, shown(folder.made) if folder and folder.made else "")
+        if self._options.as_json:
+            return result
+        if self._options.show:
+            log = shown(folder.made) if folder and folder.made else ""
+            show(self._story, self._console, log=log, named=named(self.state, result.run_id))
+        elif result.exit_code and result.message:  # who wants no progress still wants to know why it failed
+            self._console.print(line(result.message), soft_wrap=True, markup=False)
+        say_answer(result.answer)
         return result
-
-
-def _tell(result: RunResult, story: Story, options: Options, console: Console, log: str) -> None:
-    """The end of a run for people; who wants no progress still wants to know why it failed."""
-    if options.show:
-        show(story, console, log=log)
-    elif result.exit_code and result.message:
-        console.print(line(result.message), soft_wrap=True, markup=False)
-    say_answer(result.answer)
 
 
 class _Patient(Console):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -14,13 +13,17 @@ import click
 @click.option("--answers", is_flag=True, help="Every answer, not only the result.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def command(run: str, *, as_json: bool, answers: bool, debug: bool) -> int:  # noqa: ARG001  (--debug is read by main)
-    """Print one run: task, votes with their reasons, result. RUN: a run id or the start of one; default: the last run."""
+    """Print one run: task, votes with their reasons, result.
+
+    RUN: a run id or the start of one; default: the last run of the folder you stand in.
+    """
     from rich.console import Console
     from rich.text import Text
 
+    from massgen.cli.chosen import chosen
     from massgen.cli.running import say_answer
-    from massgen.config.paths import Places
-    from massgen.coordination import record as records
+    from massgen.coordination.later import standing
+    from massgen.coordination.resume import why_not
     from massgen.display.story import Story
     from massgen.display.summary import show
     from massgen.display.text import block, line
@@ -29,7 +32,8 @@ def command(run: str, *, as_json: bool, answers: bool, debug: bool) -> int:  # n
     from massgen.events.log import FILE
     from massgen.events.replay import read
 
-    folder, record = records.find(Places.find(os.environ).state, run)
+    which = chosen(run)
+    folder, record = which.folder, which.record
     log = folder / FILE
     if as_json:
         sys.stdout.buffer.write(log.read_bytes() if log.exists() else b"")
@@ -49,9 +53,12 @@ def command(run: str, *, as_json: bool, answers: bool, debug: bool) -> int:  # n
         console.print(Text(block(answer.text)), soft_wrap=True)
     for vote in story.votes:
         console.print(
-            Text(f"vote   {story.name(vote.agent)} → {vote.for_agent}: {line(vote.reason, 400)}", style="dim"), soft_wrap=True
+            Text(f"vote   {story.name(vote.agent)} → {story.name(vote.for_agent)}: {line(vote.reason, 400)}", style="dim"),
+            soft_wrap=True,
         )
-    show(story, console, log=str(folder))
+    now = standing(which.state, record)
+    resumable = bool(record.invocation) and not (now and now.written) and not why_not(folder, record)
+    show(story, console, log=str(folder), named=which.named, standing=now, resumable=resumable)
     result = story.presented or (story.answers[-1] if story.answers else None)
     say_answer(result.text if result else "")
     return 0

@@ -121,7 +121,7 @@ class Archive:
         )
 
 
-def patch_of(snapshot: Snapshot, base: Base, store: Store, *, limit_bytes: float = math.inf) -> Patch:
-    """The patch of a snapshot against a base. Blocks."""
+def patch_of(snapshot: Snapshot, base: Base, store: Store, *, binary: bool = False, limit_bytes: float = math.inf) -> Patch:
+    """The patch of a snapshot against a base; `binary` and `limit_bytes` as in `render`. Blocks."""
     roots = [str(root) for root in base.roots] or [WORKSPACE]
-    return render(snapshot, original=base.original, content=store.get, roots=roots, limit_bytes=limit_bytes)
+    return render(snapshot, original=base.original, content=store.get, roots=roots, binary=binary, limit_bytes=limit_bytes)

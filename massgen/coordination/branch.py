@@ -36,9 +36,11 @@ def to_branch(name: str, snapshot: Snapshot, store: Store, *, message: str) -> C
     places = {Path(absolute(e.root, e.path)): e for e in snapshot.entries if e.kind != "dir"}
     repository = _Repository(_top(places))
     repository.git("check-ref-format", "--branch", name)
+    if repository.commit(f"refs/heads/{name}"):
+        raise ConfigError(f"there is a branch {name} already; name another one")
     with scratch.folder("branch") as folder:
         index = folder / "index"
-        parent = repository.head()
+        parent = repository.commit("HEAD")
         repository.git("read-tree", *([parent] if parent else ["--empty"]), index=index)
         rows = b"".join(_row(repository, path, entry, store) for path, entry in places.items())
         repository.git("update-index", "-z", "--index-info", stdin=rows, index=index)
@@ -78,10 +80,10 @@ class _Repository:
             raise ConfigError(f"git {words[0]} refused: {said[-1] if said else done.returncode}; nothing was changed")
         return done.stdout.decode().strip()
 
-    def head(self) -> str:
-        """The commit to build on; empty in a repository without one."""
+    def commit(self, name: str) -> str:
+        """What it names; empty: nothing."""
         found = subprocess.run(
-            ["git", "-C", str(self.top), "rev-parse", "--verify", "--quiet", "HEAD"],
+            ["git", "-C", str(self.top), "rev-parse", "--verify", "--quiet", name],
             capture_output=True,
             text=True,
             check=False,

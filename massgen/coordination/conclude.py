@@ -108,7 +108,7 @@ async def conclude(
 
 
 _CUT: Mapping[Over, tuple[str, int, str]] = {
-    "stop": ("stopped", Interrupted.exit_code, "stopped"),
+    "stop": ("stopped", Interrupted.exit_code, "interrupted"),
     "time": ("timeout", RunTimeout.exit_code, "time is up"),
     "budget": ("budget", BudgetReached.exit_code, "the budget is used up"),
 }
@@ -201,7 +201,9 @@ class _Writer:
         self._result = result
         cut = self._stage.decided.cut
         outcome, code, why = _CUT[_OVER[type(cut)] if cut else self._stage.patience.over or "time"]
-        return self.ended(outcome, code, message=f"{why}; the best answer so far is kept: `massgen diff`, `massgen apply`")
+        run = self._stage.rooms.run_id
+        then = f": massgen diff {run}, massgen apply {run}" if result.patch.changes else ""
+        return self.ended(outcome, code, message=f"{why}; the best answer so far is kept{then}")
 
     def ended(self, outcome: str, exit_code: int, *, message: str = "") -> Conclusion:
         """The conclusion, with what there is."""

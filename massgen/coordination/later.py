@@ -28,6 +28,7 @@ from massgen.events.log import EventLog, Reader
 from massgen.events.types import RunFinished
 from sandbox import Engine, Entry, SandboxError, Snapshot, Store
 from sandbox.base import Base, absolute
+from sandbox.patch import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +38,45 @@ class Later:
     run_id: str
     files: tuple[str, ...]
     """Absolute paths that were written, changed or removed."""
+    earlier: int = 0
+    """Writes of other parts of the result that stand still, after an undo."""
 
 
-def diff(state_dir: Path, run: str, *, only: Sequence[Path] = ()) -> str:
-    """The result of a run, or a part of it, as a patch against the project as it was. Blocks. Raises ConfigError."""
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How much of a result is in the project now."""
+
+    written: int
+    """Files."""
+    left: int
+    undone: bool
+    """The last thing that happened to it was an undo."""
+
+
+def standing(state_dir: Path, record: Record) -> Standing | None:
+    """What became of a result after its run; None: there is none. Blocks."""
+    if not record.snapshot:
+        return None
+    store = Store(state_dir / "store")
+    files = [(e.root, e.path) for e in _result(record, store)[1].entries if e.kind != "dir"]
+    done = _done(record, store)
+    written = sum(key in done for key in files)
+    return Standing(written=written, left=len(files) - written, undone=record.undone is not None)
+
+
+def diff(state_dir: Path, run: str) -> str:
+    """The result of a run as a patch against the project as it was. Blocks. Raises ConfigError."""
+    return patch(state_dir, run).text
+
+
+def patch(state_dir: Path, run: str, *, only: Sequence[Path] = (), binary: bool = False) -> Patch:
+    """The same, or a part of it, with its figures. `binary`: with the bytes of files that are not text, for `git apply`."""
     _, record = records.find(state_dir, run)
     store = Store(state_dir / "store")
     base, snapshot = _result(record, store)
     if only:
         snapshot = _chosen(snapshot, only, replace(record, written=None, earlier=()), store)
-    return patch_of(snapshot, base, store).text
+    return patch_of(snapshot, base, store, binary=binary)
 
 
 def moved(state_dir: Path, run: str) -> tuple[str, ...]:
@@ -117,8 +147,7 @@ async def apply(
 
 def _chosen(whole: Snapshot, only: Sequence[Path], record: Record, store: Store) -> Snapshot:
     """What is to be written now. Raises ConfigError when that is nothing."""
-    writes = [write for write in (record.written, *record.earlier) if write]
-    done = {(e.root, e.path) for write in writes for e in store.get_snapshot(write.snapshot).entries}
+    done = _done(record, store)
     left = [e for e in whole.entries if (e.root, e.path) not in done]
     if not left:
         raise ConfigError(f"run {record.run_id} was written already; `massgen undo {record.run_id}` takes it back")
@@ -138,6 +167,11 @@ def _chosen(whole: Snapshot, only: Sequence[Path], record: Record, store: Store)
     return replace(whole, entries=tuple(chosen))
 
 
+def _done(record: Record, store: Store) -> set[tuple[str, str]]:
+    writes = [write for write in (record.written, *record.earlier) if write]
+    return {(e.root, e.path) for write in writes for e in store.get_snapshot(write.snapshot).entries}
+
+
 async def undo(
     state_dir: Path,
     run: str,
@@ -155,7 +189,7 @@ async def undo(
     last = record.undone if redo else record.written
     if last is None:
         what = "has no undo that could be taken back" if redo else "wrote nothing that could be taken back"
-        raise ConfigError(f"run {record.run_id} {what}")
+        raise ConfigError(f"run {record.run_id} {what}; `massgen runs` says which ones are written")
     store = Store(state_dir / "store")
     done, back = store.get_snapshot(last.snapshot), store.get_snapshot(last.undo)
 
@@ -174,7 +208,9 @@ async def undo(
         )
 
     written = await _logged("apply" if redo else "undo", folder, record, readers, write)
-    return Later(run_id=record.run_id, files=written.files)
+    folders = {absolute(e.root, e.path) for e in (*done.entries, *back.entries) if e.kind == "dir"}
+    files = tuple(file for file in written.files if file not in folders)
+    return Later(run_id=record.run_id, files=files, earlier=len(record.earlier) if not redo else 0)
 
 
 async def _found(state_dir: Path, run: str, engine: Engine, say: Callable[[str], None]) -> tuple[Path, Record]:
@@ -230,5 +266,8 @@ def _target(record: Record) -> Target:
 
 def _snapshot(record: Record) -> str:
     if not record.snapshot:
-        raise ConfigError(f"run {record.run_id} has no result ({record.status}); `massgen run` starts a new one")
+        then = "`massgen run` starts a new one"
+        if record.status == "running":
+            then = f"wait for its end, or, if it was killed: massgen resume {record.run_id}"
+        raise ConfigError(f"run {record.run_id} has no result ({record.status}); {then}")
     return record.snapshot

@@ -79,6 +79,12 @@ class Record:
     undone: WriteRecord | None = None
     """What the last `undo` took back, for `undo --redo`; forgotten with the next write."""
 
+    def concerns(self, folder: Path) -> bool:
+        """Whether it was begun there, or is about something at, above or below it."""
+        roots = map(Path, self.roots)
+        begun = self.invocation.get("cwd") == str(folder)
+        return begun or any(folder.is_relative_to(root) or root.is_relative_to(folder) for root in roots)
+
     def winner_id(self) -> str:
         """The configured id of the winner, empty when there is none."""
         return next((agent["id"] for agent in self.agents if agent["label"] == self.winner), "")
@@ -145,19 +151,27 @@ def next_write(folder: Path, purpose: str) -> Path:
     return made
 
 
-def find(state_dir: Path, prefix: str) -> tuple[Path, Record]:
-    """The run that a unique prefix names; empty: the last one. Raises ConfigError: none, or several."""
+def find(state_dir: Path, prefix: str, *, here: Path | None = None) -> tuple[Path, Record]:
+    """The run that a unique prefix names; empty: the last one, with `here` the last one of that folder if there is any.
+
+    Raises ConfigError: none, or several.
+    """
     runs = state_dir / "runs"
     names = sorted(path.name for path in runs.iterdir() if (path / FILE).is_file()) if runs.is_dir() else []
     if not names:
         raise ConfigError("there is no run yet; start one with `massgen run`")
     if not prefix:
-        found = max((load(runs / name) for name in names), key=lambda record: record.started)
+        every = [load(runs / name) for name in names]
+        near = [record for record in every if here and record.concerns(here)]
+        found = max(near or every, key=lambda record: record.started)
         return runs / found.run_id, found
     hits = [prefix] if prefix in names else [name for name in names if name.startswith(prefix)]
-    if len(hits) != 1:
-        what = f"{len(hits)} runs begin with {prefix!r}: {', '.join(hits[:5])}" if hits else f"no run begins with {prefix!r}"
-        raise ConfigError(f"{what}; the last ones are {', '.join(names[-3:])}")
+    if len(hits) > 1:
+        raise ConfigError(
+            f"{len(hits)} runs begin with {prefix!r}, {', '.join(hits[-5:])} among them; type more of the one you mean"
+        )
+    if not hits:
+        raise ConfigError(f"no run begins with {prefix!r}; `massgen runs` lists them")
     return runs / hits[0], load(runs / hits[0])
 
 

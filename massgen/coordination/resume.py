@@ -32,6 +32,8 @@ from sandbox import SnapshotError, Store
 from sandbox.base import Base
 
 CONFIG = "config.resolved.yaml"
+OURS = ".massgen"
+"""Where runs leave what people read of them."""
 SHOWN = 8
 _TAIL_BYTES = 1024 * 1024
 
@@ -184,9 +186,10 @@ def project_changes(record: Record, past: Past, base: Base, store: Store) -> tup
     if past.applied or past.lease or not record.listing:
         return ()
     try:
-        return base.changed_since(store.get(record.listing))
+        changed = base.changed_since(store.get(record.listing))
     except SnapshotError:
         return ()
+    return tuple(path for path in changed if OURS not in Path(path).parts)
 
 
 def opening(past: Past, *, events: int, version: str) -> list[RunResumed | SandboxEnded | Notice]:
@@ -196,7 +199,7 @@ def opening(past: Past, *, events: int, version: str) -> list[RunResumed | Sandb
     for agent, calls in past.looks.items():
         under_way = "; the model call that was under way is made again, and its provider may count it twice"
         again = under_way if agent in past.asked else ""
-        done = f"; {calls} model {'call' if calls == 1 else 'calls'} of it were for nothing" if calls else ""
+        done = f"; {calls} model {'call' if calls == 1 else 'calls'} of it for nothing" if calls else ""
         text = f"had not ended its look when the run died, so it looks again{again}{done}"
         said.append(Notice(agent=agent, text=text, level="warning"))
     return said

@@ -106,7 +106,7 @@ async def undo_snapshot(
 def conflict(paths: tuple[str, ...], log: EventLog, *, purpose: Literal["apply", "undo"] = "apply") -> ApplyConflict:
     """Say what stands against a write, and the error to raise."""
     log.emit(Conflicted(paths=paths))
-    since = "the agents saw the project" if purpose == "apply" else "the run wrote them"
+    since = "the agents saw the project" if purpose == "apply" else "the run wrote there"
     return ApplyConflict(
         f"nothing was written: {_some(paths)} changed since {since}; "
         f"look with `massgen diff`, put your own edits aside, and try `massgen {purpose}` again"

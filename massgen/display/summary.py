@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from rich.console import Console
 from rich.text import Text
 
@@ -12,8 +14,29 @@ from massgen.display.text import count, duration_text, line
 MAX_FILES = 12
 
 
-def lines(story: Story) -> tuple[tuple[str, str], ...]:
-    """Pairs of a word and what there is to say about it; empty for a run that never started."""
+class Standing(Protocol):
+    """What became of a result after its run."""
+
+    @property
+    def written(self) -> int:
+        """Files of it that are in the project now."""
+
+    @property
+    def left(self) -> int:
+        """Those that are not."""
+
+    @property
+    def undone(self) -> bool:
+        """The last thing that happened to it was an undo."""
+
+
+def lines(
+    story: Story, *, named: str = "", standing: Standing | None = None, resumable: bool = False
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of a word and what there is to say about it; empty for a run that never started.
+
+    `named`: what has to follow a command so that it means this run. `standing`: None when the run has just ended.
+    """
     if story.started is None:
         return ()
     pairs = [
@@ -21,20 +44,28 @@ def lines(story: Story) -> tuple[tuple[str, str], ...]:
         *(("out", f"{name}: {line(why, 400)}") for name, why in story.excluded.items()),
         ("votes", _votes(story)),
         ("verify", _verify(story)),
-        ("files", _files(story)),
+        ("files", _files(story, standing)),
         ("tokens", _tokens(story)),
         ("cost", _cost(story)),
         *_table(story),
         ("time", duration_text(story.finished.seconds) if story.finished else ""),
         ("result", _result(story)),
-        ("next", _next(story)),
+        ("next", _next(story, named, standing, resumable=resumable)),
     ]
     return tuple((word, text) for word, text in pairs if text)
 
 
-def show(story: Story, console: Console, *, log: str = "") -> None:
-    """Print the summary; `log` is where the readable folder is. Nothing when the run never started."""
-    found = lines(story) + ((("log", line(log)),) if log else ())
+def show(
+    story: Story,
+    console: Console,
+    *,
+    log: str = "",
+    named: str = "",
+    standing: Standing | None = None,
+    resumable: bool = False,
+) -> None:
+    """Print the summary; `log` is where the readable folder is, the rest as in `lines`. Nothing when the run never started."""
+    found = lines(story, named=named, standing=standing, resumable=resumable) + ((("log", line(log)),) if log else ())
     if story.started is None:
         return
     good = story.finished is not None and story.finished.exit_code == 0
@@ -71,13 +102,19 @@ def _verify(story: Story) -> str:
     return f"{line(final.summary, 60)}{tests}{before}{changed}"
 
 
-def _files(story: Story) -> str:
-    if story.applied:
-        return _some(story.applied.files) + " written"
+def _files(story: Story, standing: Standing | None) -> str:
     shown = story.presented or (story.answers[-1] if story.answers else None)
     if shown is None or not shown.files:
         return "none changed"
-    return f"{count(shown.files, 'file')} +{shown.added} -{shown.removed}, not written yet"
+    return f"{count(shown.files, 'file')} +{shown.added} -{shown.removed}, {_where(story, standing)}"
+
+
+def _where(story: Story, standing: Standing | None) -> str:
+    if standing is None:
+        return "written" if story.applied else "not written yet"
+    if standing.written:
+        return f"{standing.written} of them written" if standing.left else "written"
+    return "taken back" if standing.undone else "not written yet"
 
 
 def _some(files: tuple[str, ...]) -> str:
@@ -115,10 +152,16 @@ def _result(story: Story) -> str:
     return said
 
 
-def _next(story: Story) -> str:
-    if story.applied and story.applied.purpose != "undo":
-        return "massgen diff · massgen undo"
+def _next(story: Story, named: str, standing: Standing | None, *, resumable: bool) -> str:
+    if resumable:
+        return f"massgen resume {story.run_id}"
     pending = story.presented or (story.answers[-1] if story.answers else None)
-    if story.finished and pending and pending.files and story.started and story.started.write_mode != "never":
-        return "massgen diff · massgen apply"
-    return ""
+    if story.finished is None or pending is None or not pending.files:
+        return ""
+    written = bool(standing.written if standing else story.applied)
+    left = bool(standing.left if standing else not story.applied)
+    may = left and story.started is not None and story.started.write_mode != "never"
+    words = ["diff", *(["apply"] if may else []), *(["undo"] if written else [])]
+    if standing and standing.undone and not written:
+        words.append("undo --redo")
+    return " · ".join(f"massgen {word}{named}" for word in words) if len(words) > 1 else ""

@@ -11,6 +11,7 @@ import pytest
 
 from massgen.agent.view import Answered, Decision, Failed, Presented
 from massgen.coordination import later
+from massgen.coordination import record as records
 from massgen.coordination.state import Rules, Select
 from massgen.errors import ApplyConflict, ConfigError, ConsentNeeded
 from massgen.events.types import (
@@ -182,6 +183,11 @@ async def three_files(make: Callable[..., Run], project: Path) -> Run:
     return run
 
 
+def stands(run: Run) -> later.Standing | None:
+    """What `massgen show` says of it now."""
+    return later.standing(run.state_dir, records.load(run.run_dir))
+
+
 async def test_parts_of_a_result_are_written_and_taken_back_one_by_one(make: Callable[..., Run], project: Path) -> None:
     """`--only` writes that and nothing else; the rest can follow; undo goes back through them; redo goes forward again."""
     run = await three_files(make, project)
@@ -194,12 +200,16 @@ async def test_parts_of_a_result_are_written_and_taken_back_one_by_one(make: Cal
     await later.apply(run.state_dir, "", engine=run.engine)
     whole = contents(project)
     assert whole == {k: v for k, v in before.items() if k != "old.txt"} | {"code.txt": "fixed\n", "sub/new.txt": "new\n"}
-    await later.undo(run.state_dir, "", engine=run.engine)
+    assert stands(run) == later.Standing(written=3, left=0, undone=False)
+    undone = await later.undo(run.state_dir, "", engine=run.engine)
+    assert (undone.files, undone.earlier) == ((str(project / "code.txt"), str(project / "old.txt")), 1)
+    assert stands(run) == later.Standing(written=1, left=2, undone=True)
     assert contents(project) == only_sub
     await later.undo(run.state_dir, "", engine=run.engine, redo=True)
     assert contents(project) == whole
-    for _ in range(2):
-        await later.undo(run.state_dir, "", engine=run.engine)
+    await later.undo(run.state_dir, "", engine=run.engine)
+    undone = await later.undo(run.state_dir, "", engine=run.engine)
+    assert (undone.files, undone.earlier) == ((str(project / "sub/new.txt"),), 0), "folders are no files"
     assert contents(project) == before
     with pytest.raises(ConfigError, match="wrote nothing"):
         await later.undo(run.state_dir, "", engine=run.engine)
@@ -251,7 +261,7 @@ async def test_a_result_on_a_branch_moves_nothing_else(
     assert (project / ".git" / "index").read_bytes() == index
     assert not (project / ".git" / "ran").exists()
     assert len(made.files) == 3
-    with pytest.raises(ConfigError, match="refused"):
+    with pytest.raises(ConfigError, match="a branch result already"):
         later.branch(run.state_dir, "", "result")
     with pytest.raises(ConfigError, match="refused"):
         later.branch(run.state_dir, "", "../evil")

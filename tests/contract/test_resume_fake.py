@@ -244,15 +244,17 @@ Killed = tuple[FakeEngine, Path, Config, Path]
 
 
 async def test_what_changed_meanwhile_is_said(killed: Killed, project: Path) -> None:
-    """A deadline in the config and a file of the project: both named; the user's edit is not written over."""
+    """A deadline in the config and a file of the project: both named, no log of ours; the user's edit is not written over."""
     engine, state, config, folder = killed
+    (project / ".massgen/massgen_logs").mkdir(parents=True)
+    (project / ".massgen/massgen_logs/events.jsonl").write_text("the run's own\n")
     (project / "new.txt").write_text("the user's\n")
     (project / "code.txt").write_text("the user was here\n")
     changed = Config(**{**vars(config), "timeouts": Timeouts(run_s=99)})
     result = await app.resume(changed, "", engine=engine, state_dir=state)
     said = [e.event.text for e in read(folder / "events.jsonl") if isinstance(e.event, Notice)]
     assert any("orchestrator_timeout_seconds" in text for text in said)
-    assert any(f"{project}/code.txt, {project}/new.txt" in text for text in said)
+    assert any(f"since the run began: {project}/code.txt, {project}/new.txt; agents" in text for text in said)
     assert (result.outcome, result.exit_code) == ("conflict", 5)
     assert (project / "code.txt").read_text() == "the user was here\n"
 

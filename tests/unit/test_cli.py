@@ -15,6 +15,7 @@ from massgen.cli import demo_copy
 from massgen.cli.diff import stat_lines
 from massgen.cli.main import COMMANDS, main, with_command
 from massgen.errors import ConfigError
+from sandbox.patch import FileChange
 from sandbox.views import agent_uid
 
 HEAVY = (
@@ -309,14 +310,22 @@ def test_a_question_on_stdin_is_read_for_a_dash_only(root: Path, elsewhere: Path
 # -- small parts ------------------------------------------------------------------------------------------------------
 
 
-def test_stat_counts_lines_not_headers():
-    """`---` and `+++` are no changes; new and removed files count."""
-    patch = (
-        "diff --git a/x.py b/x.py\n--- a/x.py\n+++ b/x.py\n@@ -1,2 +1,2 @@\n-a\n+b\n+c\n"
-        "diff --git a/long/name.py b/long/name.py\nnew file mode 100644\n--- /dev/null\n+++ b/long/name.py\n@@ -0,0 +1 @@\n+x\n"
-    )
-    assert stat_lines(patch) == ["x.py         | +2 -1", "long/name.py | +1 -0"]
-    assert stat_lines("") == []
+def test_stat_says_of_every_file_what_became_of_it():
+    """Lines where there are any; what is binary, new or gone, or has another mode alone, does not read as unchanged."""
+    changes = [
+        FileChange(path="x.py", kind="changed", added=2, removed=1),
+        FileChange(path="long/name.py", kind="added", added=1),
+        FileChange(path="old.bin", kind="deleted", binary=True),
+        FileChange(path="run.sh", kind="changed"),
+    ]
+    assert [str(row) for row in stat_lines(changes)] == [
+        "x.py         | +2 -1",
+        "long/name.py | +1 -0, added",
+        "old.bin      | binary, deleted",
+        "run.sh       | mode",
+        "4 files +3 -1",
+    ]
+    assert stat_lines([]) == []
 
 
 def test_the_demo_never_touches_what_a_user_made(tmp_path: Path):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from massgen.coordination.later import Standing
 from massgen.display import costs, summary
 from massgen.display.plain import Progress
 from massgen.display.story import Story
@@ -240,7 +241,7 @@ def test_the_summary_says_who_how_what_and_what_next():
         ("winner", "careful (small)"),
         ("votes", "2 of 2 votes"),
         ("verify", "pass, 4 passed; before: FAIL 2/4"),
-        ("files", "/p/a.py written"),
+        ("files", "1 file +2 -1, written"),
         ("tokens", "1,200 in (200 cached), 40 out, 1 call"),
         ("", "agent    phase         calls  input  cached  output  reasoning  cost"),
         ("", "careful  coordination      1  1,200     200      40          0     ?"),
@@ -297,6 +298,23 @@ def test_a_result_that_was_not_written_says_so(last: list[Event], word: str, par
     """And what to type."""
     rows = dict(summary.lines(told([*TEAM[:-5], *last])))
     assert part in rows[word], rows
+
+
+@pytest.mark.parametrize(
+    ("standing", "files", "then"),
+    [
+        (Standing(written=0, left=2, undone=False), "not written yet", "massgen diff r · massgen apply r"),
+        (Standing(written=1, left=1, undone=False), "1 of them written", "massgen diff r · massgen apply r · massgen undo r"),
+        (Standing(written=2, left=0, undone=False), ", written", "massgen diff r · massgen undo r"),
+        (Standing(written=0, left=2, undone=True), "taken back", "massgen diff r · massgen apply r · massgen undo --redo r"),
+    ],
+)
+def test_a_run_is_shown_as_if_nothing_had_become_of_it(standing: Standing, files: str, then: str):
+    """What was applied, in part or whole, and what was taken back since; each next step names the run that is meant."""
+    rows = dict(summary.lines(told([*TEAM[:-5], RunFinished(exit_code=0, outcome="ready")]), named=" r", standing=standing))
+    assert rows["files"].endswith(files), rows
+    assert rows["next"] == then
+    assert dict(summary.lines(told(TEAM[:-5]), resumable=True))["next"].startswith("massgen resume ")
 
 
 def test_a_run_without_any_answer_promises_nothing():

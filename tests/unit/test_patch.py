@@ -49,11 +49,11 @@ class Tree:
         """The snapshot removes this path."""
         self.entries.append(Entry(root=str(self.root), path=path, kind="gone"))
 
-    def patch(self, **limit: float) -> Patch:
+    def patch(self, *, binary: bool = False, **limit: float) -> Patch:
         """From what was to what will be."""
         base = Base.take([self.root], self.store)
         snapshot = Snapshot(entries=tuple(self.entries))
-        return render(snapshot, original=base.original, content=self.store.get, roots=[str(self.root)], **limit)
+        return render(snapshot, original=base.original, content=self.store.get, roots=[str(self.root)], binary=binary, **limit)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def test_a_patch_does_with_git_what_the_answer_does(tree: Tree) -> None:
-    """Changed, added, deleted, renamed modes, links, no last newline, odd names: `git apply` gives the same tree."""
+    """Changed, added, deleted, modes, links, no last newline, odd names, binary and large files: `git apply` gives the same."""
     tree.had("code.py", b"a\nb\nc\n" * 20)
     tree.gets("code.py", b"a\nb\nc\n" * 10 + b"new\n" + b"a\nb\nc\n" * 10)
     tree.had("no newline", b"one\ntwo")
@@ -77,10 +77,13 @@ def test_a_patch_does_with_git_what_the_answer_does(tree: Tree) -> None:
     tree.links("link", "code.py")
     tree.had("becomes-link", b"text\n")
     tree.links("becomes-link", "empty")
+    tree.had("image.bin", b"\0old")
+    tree.gets("image.bin", b"\0new" * 100)
+    tree.gets("large.txt", b"line\n" * 400_000)
     subprocess.run(["git", "init", "-q", "."], cwd=tree.root, check=True)
-    done = subprocess.run(
-        ["git", "apply", "-"], input=tree.patch().text.encode(), cwd=tree.root, capture_output=True, check=False
-    )
+    patch = tree.patch(binary=True)
+    assert all(change.whole for change in patch.changes)
+    done = subprocess.run(["git", "apply", "-"], input=patch.text.encode(), cwd=tree.root, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     for entry in tree.entries:
         place = tree.root / entry.path
@@ -114,7 +117,9 @@ def test_binary_and_huge_files_are_named_not_shown(tree: Tree) -> None:
     tree.gets("huge.txt", b"line\n" * 400_000)
     tree.gets("latin.txt", b"caf\xe9\n")
     patch = tree.patch()
-    assert [(c.path, c.binary) for c in patch.changes] == [("huge.txt", True), ("image.bin", True), ("latin.txt", True)]
+    assert [(c.path, c.binary, c.whole) for c in patch.changes] == [
+        *(("huge.txt", True, False), ("image.bin", True, False), ("latin.txt", True, False)),
+    ]
     assert "Binary files a/image.bin and b/image.bin differ" in patch.text
     assert len(patch.text) < 1000
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from massgen.cli.chosen import chosen
 from massgen.cli.main import main
 from massgen.coordination import record as records
 from massgen.coordination import tidy
@@ -124,6 +125,31 @@ def test_runs_are_listed_the_last_one_first(home: Path, capsys: pytest.CaptureFi
     assert code("runs", "-n", "1", "--json") == 0
     (row,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (row["run"], row["status"], row["winner"], row["written"]) == ("second", "done", "a", False)
+
+
+def test_a_run_of_another_project_is_not_taken_for_the_last_one_here(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without RUN a command is about this folder's last run; where there is none it is the last of all, which is said."""
+    mine, other = home.parent / "mine", home.parent / "other"
+    for project, name, days in ((mine, "r-mine", 2), (other, "r-other", 1)):
+        project.mkdir(parents=True)
+        record = keep(home, name, days_ago=days, text="x")
+        records.save(home / "runs" / name, replace(record, roots=(str(project),), prompt=f"of {name}"))
+    monkeypatch.chdir(mine)
+    assert (chosen("").run, chosen("").named) == ("r-mine", "")
+    assert (chosen("r-o").run, chosen("r-o").named) == ("r-other", " r-other")
+    assert capsys.readouterr().err == ""
+    monkeypatch.chdir(home)
+    assert (chosen("").run, chosen("").named) == ("r-other", "")
+    assert f"r-other, is of {other}" in capsys.readouterr().err
+    for word, parts in (
+        ("r-", ["2 runs begin", "r-mine, r-other", "type more"]),
+        ("x", ["no run begins with 'x'", "massgen runs"]),
+    ):
+        assert code("diff", word) == 2
+        said = capsys.readouterr().err
+        assert all(part in said for part in parts), said
 
 
 def test_no_runs_is_no_error(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
