@@ -25,6 +25,7 @@ from massgen.agent.relay import Relay
 from massgen.agent.tools import NEW_ANSWER, VOTE, summary
 from massgen.agent.view import Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
 from massgen.agent.witness import Witness
+from massgen.config.model import ProgramConfig
 from massgen.errors import ModelError, ModelRefusedKey
 from massgen.events.types import Notice, ToolFinished, ToolStarted
 from massgen.messages import Message, Reply, Request, ToolSpec
@@ -42,6 +43,7 @@ class CliSession:
         *,
         label: str,
         program: Program,
+        settings: ProgramConfig,
         caller: Caller,
         box: Box,
         emit: Emit,
@@ -52,6 +54,7 @@ class CliSession:
     ) -> None:
         self._label = label
         self._program = program
+        self._settings = settings
         self._caller = caller
         self._box = box
         self._emit = emit
@@ -119,7 +122,8 @@ class CliSession:
         """The program, until it ends or the turn is decided. Why it failed, or nothing."""
         tail = b""
         async with self._box.serve(turn.connected) as port:
-            start = self._program.start(address=f"http://127.0.0.1:{port}", model=self._caller.model.name)
+            address, model = f"http://127.0.0.1:{port}", self._caller.model.name
+            start = self._program.start(address=address, model=model, settings=self._settings)
             async with self._box.spawn(start.argv, cwd=self._cwd, env=start.env) as program, anyio.create_task_group() as tasks:
 
                 async def stop() -> None:

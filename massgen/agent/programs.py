@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from massgen.agent import cli_generate, cli_messages, cli_responses
 from massgen.agent.httpd import Answer, Asked
+from massgen.config.backends import TABLE
+from massgen.config.model import ProgramConfig
 from massgen.messages import Reply, Request, ToolResult
+from sandbox import HOME
 
 PLACE: Final = "/opt/massgen/cli"
 """The folder in the container in which an agent's programs are mounted, each under its name."""
@@ -37,7 +41,7 @@ class Program(Protocol):
     prefix: str
     """Before the names of our MCP server's tools, in the program's requests."""
 
-    def start(self, *, address: str, model: str) -> Start:
+    def start(self, *, address: str, model: str, settings: ProgramConfig) -> Start:
         """How to run it, with its provider and the MCP server at `address`."""
         ...
 
@@ -75,7 +79,6 @@ class Claude:
 
     name = "claude"
     prefix = "mcp__massgen__"
-    TOOLS: Final = "Bash,Read,Edit,Write,Glob,Grep"
     ENV: Final = {
         "ANTHROPIC_API_KEY": NO_KEY,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -85,15 +88,32 @@ class Claude:
         "API_TIMEOUT_MS": "3600000",
     }
 
-    def start(self, *, address: str, model: str) -> Start:
-        """One turn, without a session, settings or permissions of its own."""
+    def start(self, *, address: str, model: str, settings: ProgramConfig) -> Start:
+        """One turn, without a session or settings of its own."""
         server = {"mcpServers": {"massgen": {"type": "http", "url": f"{address}/mcp"}}}
+        prompts = {"--system-prompt": settings.system_prompt, "--append-system-prompt": settings.append_system_prompt}
         argv = (
-            *(f"{PLACE}/claude", "-p", "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions"),
+            *(f"{PLACE}/claude", "-p", "--output-format", "stream-json", "--verbose"),
             *("--setting-sources", "", "--no-session-persistence", "--strict-mcp-config", "--mcp-config", json.dumps(server)),
-            *("--model", model, "--tools", self.TOOLS),
+            *("--model", model, *self._permitted(settings)),
+            *(word for flag, text in prompts.items() if text for word in (flag, text)),
         )
         return Start(argv=argv, env={**self.ENV, "ANTHROPIC_BASE_URL": address, "ANTHROPIC_SMALL_FAST_MODEL": model})
+
+    def _permitted(self, settings: ProgramConfig) -> tuple[str, ...]:
+        """Its tools and permissions. Rules are looked at only where there is a mode in which something is not allowed."""
+        allowed = settings.allowed_tools
+        ruled = any("(" in tool for tool in allowed or ())
+        mode = settings.permission_mode or ("dontAsk" if ruled else "bypassPermissions")
+        tools = (
+            TABLE["claude_code"].tools if allowed is None else tuple(dict.fromkeys(tool.partition("(")[0] for tool in allowed))
+        )
+        if mode == "bypassPermissions":
+            how: tuple[str, ...] = ("--dangerously-skip-permissions",)
+        else:
+            how = ("--permission-mode", mode, "--allowedTools", self.prefix.removesuffix("__"), *(allowed or ()))
+        denied = ("--disallowedTools", *settings.disallowed_tools) if settings.disallowed_tools else ()
+        return (*how, *denied, "--tools", ",".join(tools))
 
     def called(self, model: str) -> str:
         """By its own name."""
@@ -131,10 +151,12 @@ class Codex:
     prefix = "mcp__massgen__"
     OFF: Final = ("apps", "goals", "hooks", "image_generation", "multi_agent", "plugins", "skill_search", "tool_suggest")
     """Features that would want their provider's services, or agents beside this one."""
+    PROMPT: Final = f"{HOME}/.massgen/prompt.md"
     _EXIT: Final = re.compile(r"^Process exited with code (\d+)$", re.MULTILINE)
 
-    def start(self, *, address: str, model: str) -> Start:
+    def start(self, *, address: str, model: str, settings: ProgramConfig) -> Start:
         """One turn, without a session, a user's config, permissions or a sandbox of its own."""
+        own, more = settings.system_prompt, settings.append_system_prompt
         provider = f'name="massgen",base_url="{address}/v1",wire_api="responses",supports_websockets=false'
         patience = "request_max_retries=0,stream_max_retries=0,stream_idle_timeout_ms=3600000"
         server = f'url="{address}/mcp",default_tools_approval_mode="approve",startup_timeout_sec=60,tool_timeout_sec=3600'
@@ -146,6 +168,8 @@ class Codex:
             "check_for_update_on_startup=false",
             "web_search=disabled",
             *(f"features.{name}=false" for name in self.OFF),
+            *([f"model_instructions_file={json.dumps(self.PROMPT)}"] if own else ()),
+            *([f"developer_instructions={json.dumps(more)}"] if more else ()),
         )
         argv = (
             *(f"{PLACE}/codex", "exec", "--json", "--ephemeral", "--ignore-user-config", "--skip-git-repo-check"),
@@ -153,7 +177,7 @@ class Codex:
             *(word for line in config for word in ("-c", line)),
             "-",
         )
-        return Start(argv=argv)
+        return _with_files(Start(argv=argv), {self.PROMPT: own} if own else {})
 
     def called(self, model: str) -> str:  # noqa: ARG002 - whichever it is
         """By a name that it does not know: its tools are then plain functions."""
@@ -202,30 +226,39 @@ class Gemini:
     )
     """What it would ask other models for."""
     _EXIT: Final = re.compile(r"^Exit Code: (\d+)$", re.MULTILINE)
-    WRITE: Final = (
-        'mkdir -p ~/.gemini && printf %s "$MASSGEN_SETTINGS" > ~/.gemini/settings.json && unset MASSGEN_SETTINGS && exec "$@"'
-    )
+    FOLDER: Final = f"{HOME}/.gemini"
 
-    def start(self, *, address: str, model: str) -> Start:
+    def start(self, *, address: str, model: str, settings: ProgramConfig) -> Start:
         """One turn, with these settings for a user's.
 
         Settings that stand above a project's are only read from files that root owns, and nobody is root in the container.
         """
-        settings = {
+        users = {
             "general": {"enableAutoUpdate": False},
             "privacy": {"usageStatisticsEnabled": False},
             "telemetry": {"enabled": False},
             "security": {"auth": {"selectedType": "gemini-api-key"}},
             "model": {"disableLoopDetection": True},
             "modelConfigs": {"customAliases": {name: {"modelConfig": {"model": model}} for name in self.HELPERS}},
-            "tools": {"exclude": list(self.WITHOUT)},
+            "tools": {
+                "exclude": [*self.WITHOUT, *settings.disallowed_tools],
+                **({} if settings.allowed_tools is None else {"core": [*settings.allowed_tools, f"{self.prefix}*"]}),
+            },
             "mcpServers": {"massgen": {"httpUrl": f"{address}/mcp", "trust": True, "timeout": 3_600_000}},
         }
+        mode = settings.permission_mode or "yolo"
         argv = (
-            *("sh", "-c", self.WRITE, "sh", f"{PLACE}/node", f"{PLACE}/gemini/bundle/gemini.js"),
-            *("--output-format", "stream-json", "--approval-mode", "yolo", "--skip-trust", "--model", model),
+            *(f"{PLACE}/node", f"{PLACE}/gemini/bundle/gemini.js", "--output-format", "stream-json", "--approval-mode", mode),
+            *("--skip-trust", "--model", model),
         )
-        return Start(argv=argv, env={**self.ENV, "MASSGEN_SETTINGS": json.dumps(settings), "GOOGLE_GEMINI_BASE_URL": address})
+        files = {f"{self.FOLDER}/settings.json": json.dumps(users)}
+        env = {**self.ENV, "GOOGLE_GEMINI_BASE_URL": address}
+        if settings.append_system_prompt:
+            files[f"{self.FOLDER}/GEMINI.md"] = settings.append_system_prompt
+        if settings.system_prompt:
+            env["GEMINI_SYSTEM_MD"] = f"{self.FOLDER}/massgen.md"
+            files[env["GEMINI_SYSTEM_MD"]] = settings.system_prompt
+        return _with_files(Start(argv=argv, env=env), files)
 
     def called(self, model: str) -> str:
         """By its own name."""
@@ -264,6 +297,21 @@ PROGRAMS: Final[Mapping[str, Program]] = {program.name: program for program in (
 def mounted(name: str) -> str:
     """Where in the container a program, or what it needs beside itself, is mounted."""
     return f"{PLACE}/{name}"
+
+
+def _with_files(start: Start, files: Mapping[str, str]) -> Start:
+    """A program with files that are written before it begins: it reads them from nowhere else than its home."""
+    if not files:
+        return start
+    named = {f"MASSGEN_FILE_{number}": path for number, path in enumerate(files)}
+    written = [
+        f'mkdir -p {shlex.quote(path.rpartition("/")[0])} && printf %s "${name}" > {shlex.quote(path)}'
+        for name, path in named.items()
+    ]
+    script = " && ".join([*written, f"unset {' '.join(named)}", 'exec "$@"'])
+    return Start(
+        argv=("sh", "-c", script, "sh", *start.argv), env={**start.env, **{name: files[path] for name, path in named.items()}}
+    )
 
 
 def _refusal(told: tuple[int, bytes]) -> Answer:

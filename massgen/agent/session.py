@@ -37,6 +37,7 @@ from massgen.agent.view import (
     View,
     Voted,
 )
+from massgen.config.model import ProgramConfig
 from massgen.messages import Message
 from massgen.models.base import Model
 
@@ -69,6 +70,7 @@ async def open_session(
     system_message: str = "",
     strategy: Literal["loop", "repair", "cli"] = "loop",
     program: str = "",
+    settings: ProgramConfig = ProgramConfig(),  # noqa: B008 - frozen
     cwd: str | None = None,
     verify: str = "",
     transcript: tuple[Message, ...] = (),
@@ -80,7 +82,8 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """An agent, ready to look. Leaving the block ends what is left of its body.
 
-    `program`: the name of the program that the agent is, with the strategy `cli`; it is mounted at `mounted(program)`.
+    `program`: the name of the program that the agent is, with the strategy `cli`; it is mounted at `mounted(program)`;
+    `settings`: how it is asked to work.
     `cwd`: where its commands start: the project inside the container (None: the sandbox's own cwd).
     `verify`: the user's test command, run in `cwd`; `repair` works by it (empty: pytest), `loop` only names it.
     `transcript`: of an earlier session, to go on from (final turn); `label` names the agent in events (its anonymous label).
@@ -94,6 +97,7 @@ async def open_session(
         session = CliSession(
             label=label,
             program=PROGRAMS[program],
+            settings=settings,
             caller=caller,
             box=sandbox,
             emit=emit,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from massgen.config.backends import BACKENDS, TABLE, BackendType, backend_for
 from massgen.config.installed import installed
 from massgen.config.keys import base_url, find_key, no_key
-from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig
+from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig, ProgramConfig
 from massgen.config.names import did_you_mean
 from massgen.config.schema import RawAgent, RawBackend, RawConfig, RawParams, RawPath, check_backend_type, unknown_backend
 from massgen.config.source import Document, Path_
@@ -31,6 +31,7 @@ NOTHING_TO_RUN = (
 )
 
 _LABEL = re.compile(r"agent\d+\Z")
+_RULE = re.compile(r"[A-Za-z]\w{0,99}(?:\([^\x00-\x1f]{1,400}\))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,7 @@ def _backend(
         script=_script(document, at, raw, folder) if kind == "scripted" else None,
         weights=_weights(model, folder) if kind == "local" else None,
         program=_program(document, at, kind, raw.command, env),
+        settings=_settings(document, at, raw, kind),
         api_version=raw.api_version or env.get("AZURE_OPENAI_API_VERSION", "") if kind == "azure_openai" else "",
         temperature=asked.value("temperature"),
         top_p=asked.value("top_p"),
@@ -283,6 +285,44 @@ def _program(document: Document, at: Path_, kind: BackendType, command: str | No
         return installed(kind, command, env)
     except ConfigError as error:
         raise document.error((*at, "command") if command else at, str(error)) from error
+
+
+def _settings(document: Document, at: Path_, raw: RawBackend, kind: BackendType) -> ProgramConfig:
+    """How a program is asked to work. A rule that it would not keep is an error."""
+    row, mode = TABLE[kind], raw.permission_mode or ""
+    if mode and mode not in row.permission_modes:
+        raise document.error((*at, "permission_mode"), f"must be one of {', '.join(row.permission_modes)}, not {mode[:40]!r}")
+    for key in ("allowed_tools", "disallowed_tools"):
+        for index, tool in enumerate(getattr(raw, key) or ()):
+            if why := _not_a_tool(tool, row.tools, strict=key == "allowed_tools"):
+                raise document.error((*at, key, index), why)
+            if "(" in tool and not row.rules:
+                raise document.error((*at, key, index), f"must be a tool's name alone: `{row.program}` does not keep such rules")
+            if "(" in tool and key == "allowed_tools" and mode == "bypassPermissions":
+                raise document.error(
+                    (*at, key, index), "is not kept in the mode `bypassPermissions`; leave `permission_mode` out"
+                )
+    return ProgramConfig(
+        system_prompt=raw.system_prompt or "",
+        append_system_prompt=raw.append_system_prompt or "",
+        permission_mode=mode,
+        allowed_tools=None if raw.allowed_tools is None else tuple(raw.allowed_tools),
+        disallowed_tools=tuple(raw.disallowed_tools or ()),
+    )
+
+
+def _not_a_tool(rule: str, tools: tuple[str, ...], *, strict: bool) -> str:
+    """Why a rule cannot be meant; empty: it can. To be without a tool that is not there needs no program's help."""
+    if not _RULE.fullmatch(rule):
+        return "must be a tool's name, or one with a rule in parentheses, such as `Bash(git status)`"
+    name = rule.partition("(")[0]
+    if name in tools:
+        return ""
+    near = difflib.get_close_matches(name.lower(), [tool.lower() for tool in tools], n=1, cutoff=0.8)
+    hint = next((f"; did you mean `{tool}`?" for tool in tools if [tool.lower()] == near), "")
+    if name.startswith("mcp_"):
+        return "names a tool of an MCP server, and an agent of this kind has none but those to answer and vote"
+    return f"is none of its tools{hint} (it has {', '.join(tools)})" if strict or hint else ""
 
 
 def _script(document: Document, at: Path_, raw: RawBackend, folder: Path) -> Path:

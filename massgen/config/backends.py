@@ -55,12 +55,21 @@ class Backend:
     """Keys that it once took: accepted, and reported once as ignored."""
     program: str = ""
     """The command that users have installed: it runs in the agent's container and asks for its model through the host."""
+    tools: tuple[str, ...] = ()
+    """The program's own tools that can be chosen from; empty: it has no way to choose."""
+    rules: bool = False
+    """Whether a tool can be allowed or not by what it is called with, such as `Bash(git *)`."""
+    permission_modes: tuple[str, ...] = ()
+    """What the program calls the ways in which it asks nobody, as nobody is there to be asked."""
     local: bool = False
     """A server that users run on their own machine: costs nothing and needs no key, wherever it stands."""
 
 
 _LOCAL: Final = SAMPLING | REMOTE
-_PROGRAM: Final = frozenset({"api_key", "base_url", "allow_http", "max_tokens", "reasoning", "command"})
+_PROGRAM: Final = frozenset(
+    {"api_key", "base_url", "allow_http", "max_tokens", "reasoning", "command", "system_prompt", "append_system_prompt"}
+)
+_CHOSEN: Final = frozenset({"max_thinking_tokens", "permission_mode", "allowed_tools", "disallowed_tools"})
 _NOT_PASSED: Final = frozenset({"temperature", "top_p"})
 """Of sampling: Claude takes it no more, and a program decides it for itself."""
 
@@ -113,9 +122,12 @@ TABLE: Final[Mapping[BackendType, Backend]] = {
         protocol="messages",
         url="https://api.anthropic.com",
         variable="ANTHROPIC_API_KEY",
-        takes=_PROGRAM | {"max_thinking_tokens"},
+        takes=_PROGRAM | _CHOSEN,
         ignores=_NOT_PASSED,
         program="claude",
+        tools=("Bash", "Read", "Edit", "Write", "Glob", "Grep"),
+        rules=True,
+        permission_modes=("bypassPermissions", "acceptEdits", "dontAsk", "default"),
     ),
     "codex": Backend(
         protocol="responses",
@@ -129,9 +141,14 @@ TABLE: Final[Mapping[BackendType, Backend]] = {
         protocol="generate",
         url="https://generativelanguage.googleapis.com",
         variable="GEMINI_API_KEY",
-        takes=_PROGRAM | {"max_thinking_tokens"},
+        takes=_PROGRAM | _CHOSEN,
         ignores=_NOT_PASSED,
         program="gemini",
+        tools=(
+            *("run_shell_command", "read_file", "write_file", "replace", "glob", "grep_search", "list_directory"),
+            *("write_todos", "list_background_processes", "read_background_output"),
+        ),
+        permission_modes=("yolo", "auto_edit", "default"),
     ),
 }
 

@@ -335,7 +335,7 @@ def _limits(found: _Found) -> Limits:
 
 
 def _require_modest(document: Document) -> None:
-    """Raises ConfigError when a merely found config speaks about keys, endpoints, request bodies or commands with network."""
+    """Raises ConfigError when a merely found config speaks about keys, endpoints, request bodies, programs, or preparing."""
     agents = document.data.get("agents") or [document.data.get("agent")]
     holders: list[tuple[Path_, object]] = [(("backend_params",), document.data.get("backend_params"))]
     for index, agent in enumerate(agents):
@@ -343,7 +343,9 @@ def _require_modest(document: Document) -> None:
         holders.append(((*at, "backend"), agent.get("backend") if isinstance(agent, dict) else None))
     sandbox = document.data.get("sandbox")
     for at, holder in [*holders, (("sandbox",), sandbox)]:
-        for key in ("prepare", "prepare_files") if holder is sandbox else ("base_url", "allow_http", "api_key", "extra_body"):
+        for key in (
+            ("prepare", "prepare_files") if holder is sandbox else ("base_url", "allow_http", "api_key", "extra_body", "command")
+        ):
             if isinstance(holder, dict) and key in holder:
                 raise document.error(
                     (*at, key), f"a config found in the project may not set this; trust it with --config {document.name}"

@@ -55,6 +55,21 @@ class Secret:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProgramConfig:
+    """How a program that is an agent is asked to work; what it may do is decided by its container."""
+
+    system_prompt: str = ""
+    """Instead of its own; empty: its own."""
+    append_system_prompt: str = ""
+    """After its own, or after what stands instead."""
+    permission_mode: str = ""
+    """By its own name for it; empty: everything is done without asking."""
+    allowed_tools: tuple[str, ...] | None = None
+    """All that it has of its own tools. None: all of them."""
+    disallowed_tools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendConfig:
     """Where an agent's model is and how it is called."""
 
@@ -68,6 +83,8 @@ class BackendConfig:
     """Where the key came from: a variable's name, or `config`. Never the key."""
     program: Mapping[str, Path] = field(default_factory=dict)
     """The user's own installed program that is the agent, and what it needs beside itself; empty: the agent is ours."""
+    settings: ProgramConfig = ProgramConfig()
+    """Of that program."""
     script: Path | None = None
     """The recorded replies of a scripted model; set exactly when `type` is `scripted`."""
     weights: Path | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -78,9 +79,10 @@ def _agent(agent: AgentConfig) -> dict[str, Any]:
         "enable_web_search": "web_search" in backend.hosted or None,
         "enable_code_execution": "code_execution" in backend.hosted or None,
         "extra_body": _masked(backend.extra_body),
+        **asdict(backend.settings),
         "context_paths": [_path(p) for p in agent.context_paths],
     }
-    shown |= {k: v for k, v in optional.items() if v not in (None, "", {}, [])}
+    shown |= {k: v for k, v in optional.items() if v not in (None, "", {}, [], ())}
     return {"id": agent.id, "backend": shown, "system_message": agent.system_message}
 
 

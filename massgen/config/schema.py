@@ -23,6 +23,8 @@ from sandbox.spec import DraftKind
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
+Prompt = Annotated[str, Field(max_length=30_000)]
+"""A program is given it as one word of its command line, of which Linux takes 128 KiB."""
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
@@ -76,6 +78,11 @@ class RawBackend(_Raw):
     extra_body: dict[str, Any] | None = None
     script: str | None = None
     command: str | None = None
+    system_prompt: Prompt | None = None
+    append_system_prompt: Prompt | None = None
+    permission_mode: str | None = None
+    allowed_tools: list[str] | None = None
+    disallowed_tools: list[str] | None = None
     context_paths: list[RawPath] = []
 
 
@@ -202,12 +209,7 @@ LATER: dict[str, frozenset[str]] = {
     "agent": frozenset({"sandbox", "allowed_tools", "exclude_tools"}),
     "backend": frozenset(
         {
-            "system_prompt",
-            "append_system_prompt",
-            "disallowed_tools",
-            "permission_mode",
             "mcp_servers",
-            "allowed_tools",
             "exclude_tools",
         }
     ),

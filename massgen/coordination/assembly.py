@@ -196,6 +196,7 @@ def _session(
         system_message=system_message,
         strategy=agent.strategy,
         program=TABLE[agent.backend.type].program,
+        settings=agent.backend.settings,
         cwd=cwd,
         verify=config.verify,
         transcript=transcript,

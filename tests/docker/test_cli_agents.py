@@ -36,10 +36,14 @@ def user(tmp_path: Path) -> User:
 
 
 def test_a_program_does_not_complete_an_answer_a_vote_and_a_final_turn(user: User, cli: Cli) -> None:
-    """Two of them, one result, which is applied; the key is on the provider's side of the host alone."""
+    """Two of them, one result, which is applied; the key is on the provider's side of the host alone.
+
+    Its user's own prompts stand in what its model is asked, and a tool that it shall not have does not.
+    """
+    told = {"system_prompt": 'OWN "PROMPT" $HOME', "append_system_prompt": "AND `MORE`\n'of it'"}
     with fake_provider() as provider:
         provider.think = cli.think
-        cli.configured(user, provider, agents=2, key=CANARY)
+        cli.configured(user, provider, agents=2, key=CANARY, **told, **({"disallowed_tools": [cli.spare]} if cli.spare else {}))
         done = user.massgen("run", "Write hello.txt", "--config", "team.yaml", "--write", "p", "--apply", "--json")
     assert done.returncode == 0, done.stderr + done.stdout[-4000:]
     assert (user.cwd / "p" / "hello.txt").read_text() == "hello\n"
@@ -52,6 +56,9 @@ def test_a_program_does_not_complete_an_answer_a_vote_and_a_final_turn(user: Use
     assert any("echo hello > hello.txt" in event["summary"] for event in begun)
     tools = [event for event in found if event["type"] == "ToolFinished"]
     assert any(event["name"] == cli.shell[0] and event["ok"] for event in tools)
+    for request in provider.requests:
+        assert all(any(text in said for said in texts(request)) for text in told.values())
+        assert cli.spare not in cli.tools(request)
     assert all(CANARY in json.dumps(headers) for headers in provider.headers)
     assert CANARY not in json.dumps(provider.requests)
     assert CANARY not in json.dumps(found)

@@ -33,6 +33,8 @@ class Cli:
     """What stands in a conversation in which a tool has answered."""
     shell: tuple[str, str]
     """Its tool for commands, and the argument that holds one."""
+    spare: str
+    """One of its tools that nobody needs; empty: it has no way to be without one."""
     prefix: str
     keys: frozenset[str]
     """All that a request to the provider may consist of."""
@@ -185,6 +187,7 @@ CLIS: Mapping[str, Cli] = {
         turns=lambda body: list(body["messages"]),
         result="tool_result",
         shell=("Bash", "command"),
+        spare="Grep",
         prefix="mcp__massgen__",
         keys=frozenset({"model", "messages", "system", "tools", "max_tokens", "stream"}),
         forge=FORGE.replace("SPEAK", _MESSAGES),
@@ -199,6 +202,7 @@ CLIS: Mapping[str, Cli] = {
         turns=lambda body: list(body["input"]),
         result="function_call_output",
         shell=("exec_command", "cmd"),
+        spare="",
         prefix="mcp__massgen__",
         keys=frozenset({"model", "input", "instructions", "tools", "max_output_tokens", "stream", "store", "include"}),
         forge=FORGE.replace("SPEAK", _RESPONSES),
@@ -213,6 +217,7 @@ CLIS: Mapping[str, Cli] = {
         turns=lambda body: list(body["contents"]),
         result="functionResponse",
         shell=("run_shell_command", "command"),
+        spare="write_todos",
         prefix="mcp_massgen_",
         keys=frozenset({"contents", "systemInstruction", "tools", "generationConfig", "stream"}),
         forge=FORGE.replace("SPEAK", _GENERATE),

@@ -422,6 +422,7 @@ def test_an_explicit_config_without_paths_does_not_apply_to_the_tree_one_happens
         ("agent: {id: a, backend: {type: chatcompletion, model: m, base_url: 'https://evil.example/v1'}}\n", "may not set this"),
         ("agent: {id: a, backend: {type: claude, model: '${ANTHROPIC_API_KEY}'}}\n", "may not use variables"),
         ("agent: {id: a, backend: {type: claude, model: m, extra_body: {x: 1}}}\n", "may not set this"),
+        ("agent: {id: a, backend: {type: gemini_cli, model: m, command: ./gemini.js}}\n", "may not set this"),
         ("agent: {id: a, backend: {type: local}}\norchestrator: {context_paths: [{path: ../other}]}\n", "outside the project"),
         ("agent: {id: a, backend: {type: local, context_paths: [{path: ../other}]}}\n", "outside the project"),
         ("agent: {id: a, backend: {type: local}}\nsandbox: {memory: 900g}\n", "only lower limits"),
