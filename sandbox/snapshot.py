@@ -21,6 +21,8 @@ Kind = Literal["file", "link", "dir", "gone"]
 MAX_ENTRIES = 100_000
 MAX_PATH_BYTES = 4096
 MAX_TARGET_BYTES = 4096
+MAX_NAMES = 64 * 1024 * 1024
+"""Characters of all paths and targets; the host keeps them in memory, and a real tree has a hundredth of it."""
 MAX_TOTAL_BYTES = 2 * 1024**3
 """Of all files, holes included: whoever reads or hashes a file reads its holes, too."""
 

@@ -23,7 +23,18 @@ from sandbox.channels import Channel, Mux
 from sandbox.errors import SandboxError, SnapshotError, SpecError
 from sandbox.guest.holes import Extents, checked, data_bytes, extents
 from sandbox.plan import Fill, Plan
-from sandbox.snapshot import MAX_ENTRIES, MAX_TOTAL_BYTES, Entry, Kind, Snapshot, check_path, check_target, is_git_name, is_sha
+from sandbox.snapshot import (
+    MAX_ENTRIES,
+    MAX_NAMES,
+    MAX_TOTAL_BYTES,
+    Entry,
+    Kind,
+    Snapshot,
+    check_path,
+    check_target,
+    is_git_name,
+    is_sha,
+)
 from sandbox.store import Store
 from sandbox.wire import Chunk, record
 
@@ -206,6 +217,7 @@ async def _rows(channel: Channel, roots: Sequence[str]) -> tuple[list[Change], l
     """What changed, and the folders that could not be looked into."""
     changes: list[Change] = []
     closed: list[str] = []
+    names = 0
     while rows := await channel.record():
         if not isinstance(rows, list) or len(changes) + len(closed) + len(rows) > MAX_ENTRIES:
             raise SnapshotError(
@@ -219,6 +231,12 @@ async def _rows(channel: Channel, roots: Sequence[str]) -> tuple[list[Change], l
                         closed.append(f"{roots[root]}/{path}".rstrip("/"))
                 case _:
                     changes.append(_change(row, roots))
+        names += sum(len(row[1]) + (0 if row[2] == "closed" else len(row[5])) for row in rows)
+        if names > MAX_NAMES:
+            raise SnapshotError(
+                f"the names of what changed are longer than {MAX_NAMES} characters together; an agent that nests so deep should"
+                " be told to clean up"
+            )
     return changes, closed
 
 

@@ -154,7 +154,7 @@ async def test_a_file_that_claims_to_be_huge_fills_the_host(hostile: Sandbox, st
 
 @pytest.mark.probe("78")
 async def test_a_tree_without_end_takes_the_host_down(hostile: Sandbox, store: Store) -> None:
-    """More paths than the budget are a typed error; what lies deeper than paths reach is named as left out (78)."""
+    """More paths than the budget, or longer ones in all, are a typed error; what lies too deep is named as left out (78)."""
     seen = await report(
         hostile,
         r"""
@@ -175,6 +175,14 @@ seen["deep"] = deep
     assert 3900 < max(len(e.path) for e in snapshot.entries) <= 4096
     (deep,) = snapshot.left_out
     assert deep.startswith("/workspace/ddd")
+    long = (
+        "import os\nos.chdir('/workspace')\n"
+        "for n in range(70): os.chdir('d' * 50)\n"
+        "for n in range(9_500): os.symlink('x' * 4000, str(n))"
+    )
+    assert (await hostile.run(["python3", "-c", long])).ok
+    with anyio.fail_after(60), pytest.raises(SnapshotError, match="names of what changed"):
+        await hostile.snapshot(store)
     many = "import os\nos.mkdir('/tmp/m')\nos.chdir('/workspace')\nfor n in range(101_000): os.close(os.open(str(n), os.O_CREAT))"
     assert (await hostile.run(["python3", "-c", many])).ok
     with anyio.fail_after(60), pytest.raises(SnapshotError, match="more than 100000"):
