@@ -283,6 +283,9 @@ async def _run(job: Job, given: Any, engine: Any, prog: str) -> int:  # noqa: AN
     done = await execute(job, engine=engine, stdin=_stdin(given), on_output=None if given.json else passed)
     if given.keep_changes:
         await anyio.to_thread.run_sync(Path(given.keep_changes).write_bytes, done.patch.encode("utf-8", "surrogateescape"))
+    if done.left_out:
+        more = f" and {len(done.left_out) - 1} more" if len(done.left_out) > 1 else ""
+        _tell(f"{prog}: not in {given.keep_changes}: {done.left_out[0]!r}{more}, too large for a patch or not to be read")
     outcome = done.outcome
     if given.json:
         sys.stdout.write(json.dumps(_object(done) | {"why": _why(outcome, given)}) + "\n")

@@ -29,6 +29,8 @@ from sandbox.views import agent_uid, foresee
 
 SHARE_OF_FILES = 4
 LEAST_FILES_BYTES = 8 * MIB
+MAX_PATCH_BYTES = 128 * MIB
+"""Of all contents in a patch, old and new: they are in memory several times while it is made."""
 _PEAKS = {
     "memory": ("memory.peak", "memory/memory.max_usage_in_bytes"),
     "pids": ("pids.peak", "pids/pids.peak"),
@@ -73,6 +75,8 @@ class Done:
     patch: str = ""
     changed: int = 0
     """Files, when the patch was asked for."""
+    left_out: tuple[str, ...] = ()
+    """Changed files that the patch does not hold: it would be too large, or nobody can read them."""
     mounts: tuple[Mapping[str, str], ...] = ()
     """What was shown, as `Sandbox.mounts` says it."""
 
@@ -107,9 +111,12 @@ async def execute(
             snapshot = base.changes(base.project(await box.snapshot(store)))
         roots = [str(path) for path in job.write]
         made = await anyio.to_thread.run_sync(
-            lambda: render(snapshot, original=base.original, content=store.get, roots=roots, binary=True)
+            lambda: render(
+                snapshot, original=base.original, content=store.get, roots=roots, binary=True, limit_bytes=MAX_PATCH_BYTES
+            )
         )
-    return replace(done, patch=made.text, changed=len(made.changes))
+    left_out = (*(change.path for change in made.changes if not change.whole), *snapshot.left_out)
+    return replace(done, patch=made.text, changed=len(made.changes), left_out=left_out)
 
 
 def _mounts(job: Job) -> tuple[Mount, ...]:

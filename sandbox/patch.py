@@ -13,8 +13,10 @@ import hashlib
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -26,6 +28,11 @@ MAX_DIFF_BYTES = 1024 * 1024
 
 MAX_BINARY_BYTES = 64 * MAX_DIFF_BYTES
 """Above this it is not in a patch at all: its bytes are there several times while the patch is made."""
+
+MAX_STEPS = 100_000_000
+"""For comparing all files of a patch, as `_steps_of` foresees them: some seconds. What is beyond them is shown as replaced, which
+is as true; whoever changed the files may want the host to compare for hours."""
+CONTEXT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,20 @@ class _Side:
     """None: too large to be compared."""
 
 
+@dataclass(kw_only=True)
+class _Patience:
+    """What comparing may still take."""
+
+    steps: int = MAX_STEPS
+
+    def lasts(self, steps: int) -> bool:
+        """Whether there was so much left; then it is gone."""
+        if steps > self.steps:
+            return False
+        self.steps -= steps
+        return True
+
+
 def render(
     snapshot: Snapshot,
     *,
@@ -89,7 +110,7 @@ def render(
     `limit_bytes`: of all contents that are read; a file that would go beyond it is named, like a binary one.
     """
     prefix = prefixes(roots)
-    left = limit_bytes
+    left, patience = limit_bytes, _Patience()
     texts: list[str] = []
     changes: list[FileChange] = []
     for entry in sorted(snapshot.entries, key=lambda entry: (entry.root, entry.path)):
@@ -100,8 +121,9 @@ def render(
         read = content if size <= left else None
         left -= size if read else 0
         for old, new in _steps(_side(had, read, limit), _side(entry, read, limit)):
-            text, change = _compare(name, old, new, binary=binary)
-            texts.append(text)
+            text, change = _compare(name, old, new, binary=binary, patience=patience)
+            if change.whole or not binary:  # git refuses all of a patch in which a file is only named
+                texts.append(text)
             changes.append(change)
     return Patch(text="".join(texts), changes=tuple(changes))
 
@@ -146,7 +168,7 @@ def _steps(old: _Side | None, new: _Side | None) -> Iterator[tuple[_Side | None,
     yield old, new
 
 
-def _compare(name: str, old: _Side | None, new: _Side | None, *, binary: bool) -> tuple[str, FileChange]:
+def _compare(name: str, old: _Side | None, new: _Side | None, *, binary: bool, patience: _Patience) -> tuple[str, FileChange]:
     a, b = _quoted(f"a/{name}"), _quoted(f"b/{name}")
     head = [f"diff --git {a} {b}\n"]
     kind: Literal["added", "changed", "deleted"] = "changed"
@@ -172,11 +194,40 @@ def _compare(name: str, old: _Side | None, new: _Side | None, *, binary: bool) -
         gone = new is None
         lines, body = _whole(after or before, a, b, "-" if gone else "+")
         return "".join(head) + body, FileChange(path=name, kind=kind, added=0 if gone else lines, removed=lines if gone else 0)
-    diff = list(difflib.unified_diff(_lines(before), _lines(after), a, b))
+    diff = list(_unified(_lines(before), _lines(after), a, b, patience))
     added = sum(line.startswith("+") for line in diff[2:])
     removed = sum(line.startswith("-") for line in diff[2:])
     body = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in diff)
     return "".join(head) + body, FileChange(path=name, kind=kind, added=added, removed=removed)
+
+
+def _unified(before: list[str], after: list[str], a: str, b: str, patience: _Patience) -> Iterator[str]:
+    """Compared where that is not too much, else all between the first and the last difference as replaced."""
+    same = next((n for n, (x, y) in enumerate(zip(before, after, strict=False)) if x != y), min(len(before), len(after)))
+    ends = zip(reversed(before[same:]), reversed(after[same:]), strict=False)
+    tail = next((n for n, (x, y) in enumerate(ends) if x != y), min(len(before), len(after)) - same)
+    old, new = before[same : len(before) - tail], after[same : len(after) - tail]
+    if patience.lasts(_steps_of(old, new)):
+        yield from difflib.unified_diff(before, after, a, b, n=CONTEXT)
+        return
+    first, last = max(same - CONTEXT, 0), min(tail, CONTEXT)
+    lead, trail = before[first:same], after[len(after) - tail :][:last]
+    counts = [len(lead) + len(part) + len(trail) for part in (old, new)]
+    here, there = (f"{first + bool(count)},{count}" for count in counts)
+    yield from (f"--- {a}\n", f"+++ {b}\n", f"@@ -{here} +{there} @@\n")
+    for sign, part in ((" ", lead), ("-", old), ("+", new), (" ", trail)):
+        yield from (sign + line for line in part)
+
+
+def _steps_of(old: list[str], new: list[str]) -> int:
+    """What difflib may do at worst: a pass over all pairs of equal lines for each place where equal ones do not go on."""
+    times = Counter(new)
+    if len(new) >= 200:  # from here on difflib overlooks what is frequent
+        times = Counter({line: count for line, count in times.items() if count <= len(new) // 100 + 1})
+    pairs = sum(times[line] for line in old) + len(old)
+    follow = set(pairwise(new))
+    breaks = sum(times[pair[0]] > 0 and pair not in follow for pair in pairwise(old))
+    return pairs * (breaks + 1)
 
 
 def _binary(old: _Side | None, new: _Side | None) -> str:

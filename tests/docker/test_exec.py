@@ -123,12 +123,12 @@ def test_the_folder_is_a_draft_and_secrets_are_not_in_it(user: User) -> None:
 
 CHANGES = r"""
 echo new > a.txt; printf '\0\1\377' > bin; printf '\0two' > old.bin
-mkdir d; echo x > d/x; chmod 755 d/x; ln -s d/x link; rm gone
+mkdir d; echo x > d/x; chmod 755 d/x; ln -s d/x link; rm gone; seq 300000 > large
 """
 
 
 def test_kept_changes_are_the_changes(user: User) -> None:
-    """`git apply` of the patch gives byte for byte what the command left: text, binary, modes, links, removals."""
+    """`git apply` of the patch gives byte for byte what the command left: text, binary, large, modes, links, removals."""
     user.write("gone", "x")
     (user.cwd / "gone").write_text("x\n")
     (user.cwd / "old.bin").write_bytes(b"\0one")
@@ -143,6 +143,7 @@ def test_kept_changes_are_the_changes(user: User) -> None:
     assert (user.cwd / "old.bin").read_bytes() == b"\0two"
     assert (user.cwd / "d/x").stat().st_mode & 0o111
     assert str((user.cwd / "link").readlink()) == "d/x"
+    assert (user.cwd / "large").read_text() == "".join(f"{n}\n" for n in range(1, 300_001))
     assert not (user.cwd / "gone").exists()
 
 

@@ -9,11 +9,11 @@ from difflib import unified_diff
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sandbox.base import Base, Original
-from sandbox.patch import Patch, prefixes, render
+from sandbox.patch import Patch, _compare, _Patience, _Side, prefixes, render
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.store import Store
 
@@ -149,6 +149,35 @@ def test_a_patch_with_a_limit_passes_for_a_whole_one(tree: Tree) -> None:
     done = subprocess.run(["git", "apply", "-"], input=cut.text.encode(), cwd=tree.root, capture_output=True, check=False)
     assert done.returncode != 0
     assert (tree.root / "a.txt").read_text() == "old\n", "not even a part of it"
+
+
+def test_a_patch_takes_hours(tree: Tree) -> None:
+    """Thousands of repeated lines in another order are shown as replaced, and git applies that; small ones are compared."""
+    lines = [f"{number % 97}{number % 89 % 7}\n" for number in range(100_000)]
+    tree.had("shuffled.txt", "".join(["first\n", *lines, "last\n"]).encode())
+    tree.gets("shuffled.txt", "".join(["first\n", *sorted(lines), "last\n"]).encode())
+    tree.had("small.txt", b"1\n2\n3\n")
+    tree.gets("small.txt", b"1\n3\n")
+    patch = tree.patch()
+    assert patch.text.count("@@ -1,") == 2
+    subprocess.run(["git", "init", "-q", "."], cwd=tree.root, check=True)
+    subprocess.run(["git", "apply", "-"], input=patch.text.encode(), cwd=tree.root, capture_output=True, check=True)
+    assert (tree.root / "shuffled.txt").read_bytes() == tree.store.get(tree.entries[0].sha256)
+    assert (tree.root / "small.txt").read_bytes() == b"1\n3\n"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(before=st.text("ab\n", max_size=30), after=st.text("ab\n", max_size=30))
+def test_a_file_shown_as_replaced_is_another(tree: Tree, before: str, after: str) -> None:
+    """Whatever is the same at both ends, and however the last line ends, git makes one of the other."""
+    assume(before != after and before and after)
+    place = tree.root / "x"
+    place.write_text(before)
+    had = _Side(mode="100644", identity="1", content=before.encode())
+    will = _Side(mode="100644", identity="2", content=after.encode())
+    text, _ = _compare("x", had, will, binary=False, patience=_Patience(steps=-1))
+    subprocess.run(["git", "apply", "-"], input=text.encode(), cwd=tree.root, check=True)
+    assert place.read_text() == after
 
 
 def test_files_that_only_look_changed_are_not_changes(tree: Tree) -> None:
