@@ -7,23 +7,25 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+from massgen import app
+from massgen.config.load import Flags, load
 from massgen.coordination import later
 from massgen.coordination import record as records
 from massgen.coordination.leases import LEASES
 from massgen.coordination.recovery import recover
 from massgen.coordination.risks import CLASSES
 from massgen.events.replay import read
-from sandbox import DockerEngine
+from sandbox import DockerEngine, Engine
 from sandbox.testing import FakeEngine
 from tests.docker.engine_view import labelled
 from tests.support.boxes import picture, until
 from tests.support.killed_host import Death, Hosts, Moment, hosts, moments
 from tests.support.scene import SOMEBODY, Scene
-from tests.support.user import say
+from tests.support.user import agent, say
 
 
 @pytest.fixture(scope="module")
@@ -112,19 +114,22 @@ async def test_a_host_killed_while_a_container_writes_leaves_half_of_it(
     assert set(ends) == {True, False}
 
 
+Mode = Literal["apply", "direct"]
 TURN = "echo direct > code.txt; echo more > more.txt; rm gone.txt"
 
 
-class DirectScene:
-    """A run whose final turn works in the project, which belongs to somebody."""
+class RunScene:
+    """A run whose final turn changes more, in mode `direct` in the project itself, which belongs to somebody."""
 
-    def __init__(self, folder: Path, processes: Hosts) -> None:
-        self.folder, self.processes = folder, processes
+    def __init__(
+        self, folder: Path, processes: Hosts, mode: Literal["apply", "direct"] = "direct", engine: str = "docker"
+    ) -> None:
+        self.folder, self.processes, self.mode, self.engine = folder, processes, mode, engine
         self.project = folder / "project"
         self.state = folder / "state"
         team = {
-            "agents": [{"id": "one", "backend": {"type": "scripted", "script": "one.json"}}],
-            "orchestrator": {"context_paths": [{"path": "project", "permission": "write"}]},
+            "agents": [agent("one", str(folder / "one.json"))],
+            "orchestrator": {"context_paths": [{"path": str(self.project), "permission": "write"}]},
         }
         turn = {"when": {"phase": "final"}, "calls": [{"name": "shell", "args": {"command": TURN}}]}
         script = [say(shell="echo draft > code.txt; mkdir d; echo x > d/x"), say(answer="done"), say(vote="$own"), turn]
@@ -138,7 +143,8 @@ class DirectScene:
         self.project.mkdir()
         for name in ("code.txt", "gone.txt"):
             (self.project / name).write_text("old\n")
-        for place in (self.project, *self.project.iterdir()):
+        # On the fake engine everybody is root, whose files are root's; `direct` asks for the folder.
+        for place in (self.project, *(self.project.iterdir() if self.engine == "docker" else ())):
             os.chown(place, SOMEBODY, SOMEBODY)
 
     def run(self, *, at_step: int = 0, at_event: int | Moment = 0) -> Death:
@@ -149,11 +155,17 @@ class DirectScene:
             at_step=at_step,
             at_event=at_event,
             boxes=str(self.folder / "boxes"),
-            engine="docker",
+            engine=self.engine,
+            purpose=self.mode,
             config=str(self.folder / "team.json"),
-            write_mode="direct",
+            write_mode=self.mode,
             cwd=str(self.folder),
         )
+
+    async def resume(self, engine: Engine) -> app.RunResult:
+        """Go on with what was killed."""
+        config = load(Flags(config=str(self.folder / "team.json"), write_mode=self.mode))
+        return await app.resume(config, "", engine=engine, state_dir=self.state)
 
     def events(self) -> list[str]:
         """What the run said, by name."""
@@ -168,7 +180,7 @@ async def test_a_host_killed_while_the_final_agent_works_in_the_project_leaves_h
     tmp_path: Path, processes: Hosts, every: int
 ) -> None:
     """Mode `direct`, at changes of the placing and at events from the lease on: as before, or all of it; `undo` knows which."""
-    scene = DirectScene(tmp_path, processes)
+    scene = RunScene(tmp_path, processes)
     engine = await DockerEngine.connect()
     scene.restore()
     before = picture(scene.project)
@@ -195,3 +207,33 @@ async def test_a_host_killed_while_the_final_agent_works_in_the_project_leaves_h
         if moment.get("at_event") == turn or record.written:
             await later.undo(scene.state, run, engine=engine)
             assert picture(scene.project) == before, moment
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="projects of somebody else are made by root")
+@pytest.mark.parametrize("where", ["fake", pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.slow])])
+@pytest.mark.parametrize("mode", ["apply", "direct"])
+async def test_a_run_that_died_while_it_wrote_comes_to_another_end(
+    tmp_path: Path, processes: Hosts, mode: Mode, where: str
+) -> None:
+    """At every step of its lease: resumed, it has the same winner and the same bytes, and one undo takes all of it back."""
+    scene = RunScene(tmp_path, processes, mode, where)
+    engine = await DockerEngine.connect() if where == "docker" else FakeEngine(tmp_path / "boxes")
+    scene.restore()
+    before = picture(scene.project)
+    whole = scene.run()
+    assert not whole.said
+    after = picture(scene.project)
+    assert (before["code.txt"][2], after["code.txt"][2], after["more.txt"][2]) == ("old\n", "direct\n", "more\n")
+    assert whole.steps > 10
+    for step in range(1, whole.steps + 1):
+        scene.restore()
+        assert scene.run(at_step=step).killed, step
+        assert scene.events().count("AnswerGiven") == 1
+        ended = await scene.resume(engine)
+        assert (ended.outcome, ended.winner) == ("applied", "one"), step
+        assert picture(scene.project) == after, step
+        assert scene.events().count("AnswerGiven") == 1, step
+        assert list((scene.state / LEASES).glob("*")) == []
+        assert where == "fake" or labelled(f"massgen.run={ended.run_id}") == []
+        await later.undo(scene.state, ended.run_id, engine=engine)
+        assert picture(scene.project) == before, step
