@@ -72,7 +72,8 @@ class Peers:
             with contextlib.suppress(OSError):  # another file system, or too many links
                 os.link(blob, target)
                 return
-        shutil.copyfile(blob, target)
+        with blob.open("rb") as source, target.open("xb") as copy:  # never through a link into the store
+            shutil.copyfileobj(source, copy)
         target.chmod(0o555 if program else 0o444)
 
 
