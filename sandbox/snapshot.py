@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -106,6 +107,25 @@ def _left_out(row: object) -> tuple[str, ...]:
             if all(isinstance(path, str) and not _unusable(path, 2 * MAX_PATH_BYTES) for path in paths):
                 return tuple(paths)
     raise SnapshotError(f"snapshot manifest has an unknown row: {str(row)[:200]}")
+
+
+def check_tree(rows: Iterable[tuple[str, str, str]]) -> None:
+    """Raises SnapshotError for (root, path, kind) that no folder can hold: a path twice, or something below a file or a link.
+
+    Whoever lays a snapshot out may rely on it: a second file of one name would be written through the hard link to the first.
+    """
+    before: tuple[str, str] | None = None
+    above: tuple[str, str] | None = None  # the file or link seen last; with this order, what is below it follows it at once
+    for root, path, kind in sorted(rows, key=lambda row: (row[0], row[1].replace("/", "\0"))):
+        if (root, path) == before:
+            raise SnapshotError(f"a container sent one path twice: {path[:120]!r}")
+        before = root, path
+        if kind == "gone":
+            continue
+        if above and above[0] == root and (not above[1] or path.startswith(f"{above[1]}/")):
+            raise SnapshotError(f"a container sent a path inside a file: {path[:120]!r}")
+        if kind in ("file", "link"):
+            above = root, path
 
 
 def check_path(path: str, *, git: bool = False) -> str:

@@ -32,6 +32,7 @@ from sandbox.snapshot import (
     Snapshot,
     check_path,
     check_target,
+    check_tree,
     is_git_name,
     is_sha,
 )
@@ -237,26 +238,8 @@ async def _rows(channel: Channel, roots: Sequence[str]) -> tuple[list[Change], l
                 f"the names of what changed are longer than {MAX_NAMES} characters together; an agent that nests so deep should"
                 " be told to clean up"
             )
-    _check_tree(changes)
+    check_tree((change.root, change.path, change.kind) for change in changes)
     return changes, closed
-
-
-def _check_tree(changes: Sequence[Change]) -> None:
-    """Raises SnapshotError for what no folder can hold: a path twice, or something below a file or a link.
-
-    Whoever lays a snapshot out may rely on it: a second file of one name would be written through the hard link to the first.
-    """
-    if len({(change.root, change.path) for change in changes}) < len(changes):
-        raise SnapshotError("a container sent one path twice")
-    above: Change | None = None  # the file or link seen last; with this order, what is below it follows it at once
-    for change in sorted(changes, key=lambda change: (change.root, change.path.replace("/", "\0"))):
-        if change.kind == "gone":
-            continue
-        inside = f"{above.path}/" if above and above.path else ""
-        if above and above.root == change.root and change.path.startswith(inside):
-            raise SnapshotError(f"a container sent a path inside a file: {change.path[:120]!r}")
-        if change.kind in ("file", "link"):
-            above = change
 
 
 def _change(row: object, roots: Sequence[str]) -> Change:
