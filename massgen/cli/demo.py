@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,9 +82,18 @@ def _conclude(console: Console, folder: Path, run_id: str, *, written: bool) -> 
         print_patch(patch, console)
     place = shown(folder)
     _say(console, "\nLook at it:", "bold")
-    tests = f"cd {place} && python3 -m pytest -q"
-    _say(console, f"  {tests}   the tests, on your side")
+    massgen = _typed()
+    tests = f"cd {place} && {massgen} exec -- python3 -m pytest -q"
+    _say(console, f"  {tests}   the tests, in a container")
     if written:
-        _say(console, f"  {'massgen undo':<{len(tests)}}   take it back")
+        _say(console, f"  {f'{massgen} undo':<{len(tests)}}   take it back")
     _say(console, "Then on a project of yours (nothing is written before you say `massgen apply`):", "bold")
-    _say(console, '  cd your-project && massgen --model M "fix the failing test" --verify "pytest -q"')
+    _say(console, f'  cd your-project && {massgen} --model M "fix the failing test" --verify "python3 -m pytest -q"')
+
+
+def _typed() -> str:
+    """What a user types to get this program: scripts/demo runs it from an environment that no shell knows."""
+    if shutil.which("massgen"):
+        return "massgen"
+    called = Path(sys.argv[0]).absolute()
+    return str(called) if called.name == "massgen" else f"{sys.executable} -m massgen"
