@@ -54,8 +54,6 @@ diff_run = later.diff
 """`diff_run(state_dir, run)`: `massgen diff`."""
 risks_run = later.risks
 """`risks_run(state_dir, run)`: what of it runs by itself."""
-moved_run = later.moved
-"""`moved_run(state_dir, run)`: what of it the user changed meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)

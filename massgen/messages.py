@@ -5,6 +5,7 @@ All values are frozen. A transcript is a tuple of `Message` that only grows, kep
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -41,6 +42,11 @@ class Image:
     media_type: str
     """One of `MEDIA`."""
     data: bytes = field(repr=False)
+
+    @property
+    def base64(self) -> str:
+        """As every protocol carries it."""
+        return base64.b64encode(self.data).decode("ascii")
 
 
 MEDIA: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")

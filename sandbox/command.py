@@ -227,12 +227,12 @@ def _with_repository(here: Path, named: Sequence[Path]) -> Path:
     Only the folder where all of it would be too much to copy, or somebody named a part of it to be shown otherwise.
     """
     from sandbox.drafts import tree
-    from sandbox.gitmask import is_repository
+    from sandbox.gitmask import git_root
     from sandbox.repository import MAX_BYTES
     from sandbox.spec import Mount
     from sandbox.views import agent_uid, foresee
 
-    top = next((folder for folder in (here, *here.parents) if is_repository(folder)), here)
+    top = git_root(here) or here
     if top == here or _unfit(top) or any(path.is_relative_to(top) for path in named):
         return here
     if foresee(Mount(source=top, mode="draft"), uid=agent_uid()).kind == "overlay":

@@ -47,6 +47,11 @@ def is_repository(folder: Path) -> bool:
     return (folder / ".git").exists()
 
 
+def git_root(start: Path) -> Path | None:
+    """The nearest repository at or above a folder; git itself is not asked (it would read the project's config)."""
+    return next((folder for folder in (start, *start.parents) if is_repository(folder)), None)
+
+
 def show(mask: Path, source: Path, hidden: Collection[str], git: GitView) -> GitView:
     """Build `.git` in the mask; returns what came of it. Whatever goes wrong hides it: nothing half is shown. Blocks."""
     place, original = mask / ".git", source / ".git"

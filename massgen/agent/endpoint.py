@@ -7,7 +7,6 @@ breaks the protocol counts as dead.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -19,8 +18,9 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from massgen.agent.bodyzip import BODY
+from massgen.agent.notaken import NotTaken, image
 from massgen.agent.view import Box, Line
-from massgen.messages import MEDIA, Image, ToolResult
+from massgen.messages import Image, ToolResult
 from sandbox.errors import SandboxError
 
 ARGV = ("python3", "-I", "-S", BODY)
@@ -263,8 +263,8 @@ def _pictures(said: Any) -> tuple[Image, ...]:  # noqa: ANN401 - whatever a cont
     if said is None:
         return ()
     kind, data = (said.get("media_type"), said.get("data")) if isinstance(said, dict) else (None, None)
-    if kind in MEDIA and isinstance(data, str) and len(data) <= MAX_PICTURE_CHARS:
-        with suppress(ValueError):
-            return (Image(media_type=kind, data=base64.b64decode(data, validate=True)),)
+    if isinstance(data, str) and len(data) <= MAX_PICTURE_CHARS:
+        with suppress(NotTaken, ValueError):
+            return (image(kind, data),)
     message = "The tools in the container showed something that is no picture"
     raise BodyLost(message)

@@ -32,12 +32,13 @@ from massgen.config.model import (
     UiConfig,
     WriteMode,
 )
-from massgen.config.paths import Places, context_path, git_root, merged, prepare_file, refusal
+from massgen.config.paths import Places, context_path, merged, prepare_file, refusal
 from massgen.config.schema import RawConfig, RawPath, check, display_types
 from massgen.config.sizes import duration_s, limits
 from massgen.config.source import Document, Path_, read_document
 from massgen.errors import ConfigError
 from sandbox.errors import SpecError
+from sandbox.gitmask import git_root
 from sandbox.guarantees import known
 from sandbox.spec import Limits
 

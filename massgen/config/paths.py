@@ -182,11 +182,3 @@ def _overlap(inner: ContextPath, outer: ContextPath) -> str:
         f"read path {inner.path} lies in write path {outer.path}; remove it (agents see it anyway), "
         "or list it under protected_paths to keep it unchanged"
     )
-
-
-def git_root(start: Path) -> Path | None:
-    """The nearest folder at or above `start` that has a `.git`; git itself is not asked (it would read the project's config)."""
-    for folder in (start, *start.parents):
-        if (folder / ".git").exists():
-            return folder
-    return None

@@ -207,12 +207,7 @@ _MODELS: dict[str, type[_Raw]] = {
 
 LATER: dict[str, frozenset[str]] = {
     "agent": frozenset({"sandbox", "allowed_tools", "exclude_tools"}),
-    "backend": frozenset(
-        {
-            "mcp_servers",
-            "exclude_tools",
-        }
-    ),
+    "backend": frozenset({"mcp_servers", "exclude_tools"}),
     "context_paths": frozenset({"mount_at"}),
     "sandbox": frozenset({"seccomp", "network"}),
 }

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 from massgen.config.model import ContextPath
-from massgen.config.paths import git_root
 from massgen.context.history import CHECK_S, Repository, repository
 from massgen.context.ignore import ignored_by_git
 from massgen.context.names import build_folder, is_cache
 from massgen.context.withheld import Listing, Matcher, listing, matcher_for
+from sandbox.gitmask import git_root
 
 
 class ChangeLike(Protocol):

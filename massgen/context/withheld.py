@@ -19,9 +19,9 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from massgen.config.paths import git_root
 from massgen.context.names import inside_secret, secret_like, words_to_look_for
 from massgen.errors import ConfigError
+from sandbox.gitmask import git_root
 from sandbox.snapshot import is_git_name
 
 IGNORE_FILE = ".massgenignore"

@@ -39,10 +39,10 @@ class Peers:
         """Build the folder of one answer where no agent sees it. A leftover of a cancelled try is replaced."""
         folder = self._aside / answer
         shutil.rmtree(folder, ignore_errors=True)
-        _make(folder, set())
+        made: set[Path] = set()
+        _make(folder, made)
         _write(folder / "answer.md", text.encode("utf-8", "replace"))
         _write(folder / "changes.patch", patch.text.encode("utf-8", "surrogateescape"))
-        made = {folder}
         for entry in snapshot.entries:
             if entry.kind in ("file", "link"):
                 target = folder / f"files{entry.root}/{entry.path}"

@@ -8,7 +8,6 @@ wants back unread (reasoning details, signatures of calls) is kept as the messag
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -51,7 +50,7 @@ def _shown(text: str, images: Iterable[Image]) -> dict[str, Any]:
 
 def data_url(image: Image) -> str:
     """A picture as text that needs no second request."""
-    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode('ascii')}"
+    return f"data:{image.media_type};base64,{image.base64}"
 
 
 def _assistant(message: Message, *, thoughts: bool) -> dict[str, Any]:

@@ -7,7 +7,6 @@ text of the arguments is kept and parsed once, strictly, at the end.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -102,8 +101,7 @@ def _told(result: ToolResult) -> str | list[dict[str, Any]]:
 
 
 def _picture(image: Image) -> dict[str, Any]:
-    data = base64.b64encode(image.data).decode("ascii")
-    return {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": data}}
+    return {"type": "image", "source": {"type": "base64", "media_type": image.media_type, "data": image.base64}}
 
 
 @dataclass

@@ -6,7 +6,6 @@ signature is gone. So all parts of a turn are kept as the message's `native`.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -78,7 +77,7 @@ def _parts(message: Message, names: Mapping[str, str]) -> list[dict[str, Any]]:
         for result in message.results
     ]
     images = [*(image for result in message.results for image in result.images), *message.images]
-    parts += [{"inlineData": {"mimeType": i.media_type, "data": base64.b64encode(i.data).decode()}} for i in images]
+    parts += [{"inlineData": {"mimeType": i.media_type, "data": i.base64}} for i in images]
     if message.text:
         parts.append({"text": message.text})
     parts += [{"functionCall": {"id": call.id, "name": call.name, "args": shown_args(call)}} for call in message.calls]

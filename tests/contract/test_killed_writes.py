@@ -121,9 +121,7 @@ TURN = "echo direct > code.txt; echo more > more.txt; rm gone.txt"
 class RunScene:
     """A run whose final turn changes more, in mode `direct` in the project itself, which belongs to somebody."""
 
-    def __init__(
-        self, folder: Path, processes: Hosts, mode: Literal["apply", "direct"] = "direct", engine: str = "docker"
-    ) -> None:
+    def __init__(self, folder: Path, processes: Hosts, mode: Mode = "direct", engine: str = "docker") -> None:
         self.folder, self.processes, self.mode, self.engine = folder, processes, mode, engine
         self.project = folder / "project"
         self.state = folder / "state"
