@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from massgen.budget.prices import Price
 from massgen.errors import BudgetReached
-from massgen.messages import Message, Request, Usage
+from massgen.messages import Message, Request, ToolSpec, Usage
 
 DEFAULT_OUTPUT_TOKENS = 16_384
 """Assumed of a call that names no limit; under a cap it is then given this one."""
@@ -67,6 +67,16 @@ class Reservation:
     """What the call may generate; None: as it asked."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What of a request its provider has counted already."""
+
+    tokens: int = 0
+    messages: int = 0
+    """So many, from the first."""
+    tools: tuple[ToolSpec, ...] = ()
+
+
 class Ledger:
     """The accounts of one run. Not for several threads."""
 
@@ -79,14 +89,14 @@ class Ledger:
         """Of all settled calls."""
         return self._run.cost_usd
 
-    def reserve(self, agent: str, request: Request, price: Price | None, *, known: int = 0, seen: int = 0) -> Reservation:
+    def reserve(self, agent: str, request: Request, price: Price | None, *, known: Counted | None = None) -> Reservation:
         """Set the worst case of a call aside. Raises: BudgetReached when not even a short answer can be paid for.
 
-        `known`: tokens that the provider counted for the first `seen` messages of the transcript; the rest is taken at one token
-        per byte, which no tokenizer passes.
+        `known`: what the provider has counted of it; the rest is taken at one token per byte, which no tokenizer passes.
         """
         accounts = (self._run, self._account(agent))
-        given = known + _most_tokens(request.messages[seen:]) + (0 if seen else _tool_tokens(request))
+        known = known or Counted()
+        given = known.tokens + _most_tokens(request.messages[known.messages :]) + _tool_tokens(request, known)
         cost = price or Price(input=0.0, output=0.0)
         left_tokens = min(account.left_tokens for account in accounts) - given
         left_usd = min(account.left_usd for account in accounts) - given * cost.worst_input / 1_000_000
@@ -169,9 +179,13 @@ def _most_tokens(messages: tuple[Message, ...]) -> int:
 def _message_tokens(message: Message) -> int:
     texts = [message.text, *(result.text for result in message.results)]
     calls = [str(dict(call.args)) + call.name for call in message.calls]
+    native = [] if message.native is None else [str(message.native)]  # what its provider wants back, unread, is read as input
     pictures = len(message.images) + sum(len(result.images) for result in message.results)
-    return FRAME_TOKENS + sum(len(text.encode("utf-8", "replace")) for text in (*texts, *calls)) + PICTURE_TOKENS * pictures
+    return (
+        FRAME_TOKENS + sum(len(text.encode("utf-8", "replace")) for text in (*texts, *calls, *native)) + PICTURE_TOKENS * pictures
+    )
 
 
-def _tool_tokens(request: Request) -> int:
-    return sum(FRAME_TOKENS + len(tool.name + tool.description + str(dict(tool.parameters))) for tool in request.tools)
+def _tool_tokens(request: Request, known: Counted) -> int:
+    texts = [tool.name + tool.description + str(dict(tool.parameters)) for tool in request.tools if tool not in known.tools]
+    return sum(FRAME_TOKENS + len(text.encode("utf-8", "replace")) for text in texts)

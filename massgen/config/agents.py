@@ -16,6 +16,7 @@ from massgen.config.keys import base_url, find_key, no_key
 from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig, ProgramConfig
 from massgen.config.names import did_you_mean
 from massgen.config.schema import RawAgent, RawBackend, RawConfig, RawParams, RawPath, check_backend_type, unknown_backend
+from massgen.config.sizes import most_tokens
 from massgen.config.source import Document, Path_
 from massgen.errors import ConfigError
 
@@ -171,7 +172,7 @@ def _backend(
         api_version=raw.api_version or env.get("AZURE_OPENAI_API_VERSION", "") if kind == "azure_openai" else "",
         temperature=asked.value("temperature"),
         top_p=asked.value("top_p"),
-        max_tokens=asked.value("max_tokens"),
+        max_tokens=most_tokens(kind, asked.value("max_tokens"), raw.max_thinking_tokens),
         verbosity=raw.text.verbosity if raw.text else None,
         effort=raw.reasoning.effort if raw.reasoning else None,
         summary=raw.reasoning.summary if raw.reasoning else None,

@@ -213,11 +213,16 @@ def _budget(found: _Found, agents: tuple[AgentConfig, ...]) -> BudgetConfig:
         cost_usd=raw.max_cost_usd if flags.max_cost_usd is None else flags.max_cost_usd,
         tokens=raw.max_tokens if flags.max_tokens is None else flags.max_tokens,
     )
-    return BudgetConfig(
+    budget = BudgetConfig(
         run=run,
         agents={name: Spending(cost_usd=one.max_cost_usd, tokens=one.max_tokens) for name, one in raw.per_agent.items()},
         prices={model: (price.input, price.output, price.cached) for model, price in raw.prices.items()},
     )
+    if budget.capped and (users := [agent.id for agent in agents if agent.backend.hosted]):
+        found.notices.append(
+            f"the cap on cost is one of tokens: what providers take for searches of {', '.join(users)} is not in it"
+        )
+    return budget
 
 
 def _shared_paths(found: _Found, members: tuple[Member, ...]) -> tuple[tuple[ContextPath, ...], bool]:

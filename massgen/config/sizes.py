@@ -1,9 +1,10 @@
-"""What `sandbox:` says in sizes and numbers, as limits; sizes and durations are read by the sandbox's own `measures`."""
+"""What a config says in sizes and numbers, as limits; sizes and durations are read by the sandbox's own `measures`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from massgen.config.backends import BackendType
 from massgen.config.schema import RawSandbox
 from massgen.config.source import Document
 from massgen.errors import ConfigError
@@ -55,3 +56,14 @@ def _size(document: Document, key: str, given: str | int, least: int) -> int:
     if value < least:
         raise document.error(("sandbox", key), f"{given} is too little to work in; at least {least // MIB}m")
     return value
+
+
+THINKERS_TOKENS = 16_384
+"""Output of a model that thinks, unless the config says how much."""
+ANSWER_TOKENS = 4096
+"""Left for the answer beside the thinking that was asked for."""
+
+
+def most_tokens(kind: BackendType, said: int | None, thinking: int | None) -> int | None:
+    """Of one reply. Claude counts its thinking as output: the limit is one that leaves room for an answer."""
+    return max(said or THINKERS_TOKENS, thinking + ANSWER_TOKENS) if kind == "claude" and thinking else said

@@ -27,6 +27,8 @@ MAX_TOKENS: Final = 16_384
 that is still served."""
 MIN_ANSWER_TOKENS: Final = 4096
 """Left for the answer beside the thinking that was asked for."""
+LEAST_THINKING_TOKENS: Final = 1024
+"""The API refuses less."""
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 600.0
 
@@ -119,14 +121,14 @@ class ClaudeModel:
     def _body(self, request: Request) -> dict[str, Any]:
         options = self._options
         system, messages = to_wire(request.messages)
-        room = request.max_tokens or options.max_tokens or MAX_TOKENS
+        thinking = options.thinking_tokens
+        room = request.max_tokens or options.max_tokens or max(MAX_TOKENS, (thinking or 0) + MIN_ANSWER_TOKENS)
         body: dict[str, Any] = {"model": self.name, "messages": messages, "extra_body": dict(options.extra_body)}
-        if options.thinking_tokens is not None:
-            if options.thinking_tokens:
-                body["thinking"] = {"type": "enabled", "budget_tokens": options.thinking_tokens}
-                room = max(room, options.thinking_tokens + MIN_ANSWER_TOKENS)  # the API counts thinking as output
-            else:
-                body["thinking"] = {"type": "disabled"}
+        if thinking is not None:
+            # The API counts thinking as output, and what a call may take was reserved: less room is less thinking, not more room.
+            thinking = thinking if thinking < room else room // 2
+            enough = thinking >= LEAST_THINKING_TOKENS
+            body["thinking"] = {"type": "enabled", "budget_tokens": thinking} if enough else {"type": "disabled"}
         body["max_tokens"] = room
         if options.effort:
             body["output_config"] = {"effort": options.effort}

@@ -11,11 +11,12 @@ import pytest
 
 from massgen import app
 from massgen.agent.metered import MeteredModel, metered
-from massgen.budget import Cap, Ledger, Price
+from massgen.budget import Cap, Counted, Ledger, Price
 from massgen.config.load import Flags, load
 from massgen.config.model import AgentConfig, BackendConfig, BudgetConfig, Config, Spending
 from massgen.errors import ConfigError, ModelError, ModelUnavailable, RateLimited
 from massgen.messages import Message, Reply, Request, Usage
+from massgen.models.base import OnUsage, ScoringModel
 from massgen.models.scripted import ScriptedModel
 from sandbox.testing import FakeEngine
 
@@ -81,6 +82,51 @@ async def test_only_a_lost_call_keeps_its_worst_case() -> None:
     assert reply.usage == Usage(input_tokens=100, output_tokens=10)
 
 
+async def test_what_a_model_said_is_reserved_at_what_it_counted() -> None:
+    """Its thoughts come back as input and are not in its text: they count as they did as output, not as nothing nor by bytes."""
+    model, ledger, _ = spec(
+        {"text": "hi", "usage": {"input": 100, "output": 5000}}, {"text": "again", "usage": {"input": 5200, "output": 10}}
+    )
+    reply = await model.complete(ASK)
+    more = replace(ASK, messages=(*ASK.messages, reply.as_message(), Message(role="user", text="x" * 84)))
+    assert model._counted(more) == Counted(tokens=5100, messages=2)
+    another = replace(ASK, messages=(*ASK.messages, Message(role="assistant", text="rewritten")))
+    assert model._counted(another) == Counted(tokens=100, messages=1)
+    assert model._counted(replace(ASK, messages=(Message(role="user", text="anew"),))) is None
+    await model.complete(more)
+    assert ledger.cost_usd == pytest.approx((100 + 5200 + 50_000 + 100) / 1_000_000)
+
+
+class Weighing(ScriptedModel):
+    """A scripted model that can weigh words, as the embedded one does."""
+
+    async def score(self, messages: object, *, yes: str = "yes", no: str = "no", on_usage: OnUsage | None = None) -> float:
+        if on_usage:
+            on_usage(Usage(input_tokens=70, output_tokens=1))
+        return 1.0
+
+
+async def test_a_cap_on_tokens_holds_for_a_model_that_costs_nothing(tmp_path: Path) -> None:
+    """The embedded one, too: replies and weighed words count, and beyond the cap neither is asked for."""
+    config = Config(
+        agents=(AgentConfig(id="a", backend=BackendConfig(type="local", model="m")),),
+        budget=BudgetConfig(run=Spending(tokens=1200)),
+    )
+    told: list[str] = []
+    entries = [{"text": "hi", "usage": {"input": 100, "output": 900}}, {"text": "never"}]
+    model = metered({"a": Weighing.of(entries)}, config, lambda: told.append("spent"))["a"]
+    assert isinstance(model, ScoringModel)
+    used: list[Usage] = []
+    assert await model.score(ASK.messages, on_usage=used.append) == 1.0
+    assert used == [Usage(input_tokens=70, output_tokens=1)]
+    await model.complete(ASK)
+    with pytest.raises(ModelError, match="1071 of 1200 tokens"):
+        await model.complete(ASK)
+    with pytest.raises(ModelError, match="1071 of 1200 tokens"):
+        await model.score((Message(role="user", text="x" * 200),))
+    assert told == ["spent", "spent"]
+
+
 async def test_a_call_that_cannot_be_paid_is_not_made() -> None:
     """It is a model error for the agent, and the end for the run."""
     model, ledger, told = spec({"text": "never"}, cap=0.001)
@@ -106,6 +152,12 @@ def test_a_budget_is_read_from_file_and_flags(tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path)}
     found = load(Flags(config="team.yaml", max_cost_usd=1.5), env, cwd=tmp_path).budget
     assert (found.run, found.agents) == (Spending(cost_usd=1.5), {"a": Spending(tokens=5)})
+    assert not load(Flags(config="team.yaml"), env, cwd=tmp_path).notices
+    searching = (
+        "agent: {id: a, backend: {type: grok, model: m, api_key: k, enable_web_search: true}}\nbudget: {max_cost_usd: 2}\n"
+    )
+    (tmp_path / "search.yaml").write_text(searching)
+    assert "searches of a" in load(Flags(config="search.yaml"), env, cwd=tmp_path).notices[0]
     (tmp_path / "team.yaml").write_text(text % "b")
     with pytest.raises(ConfigError, match="the agents are a"):
         load(Flags(config="team.yaml"), env, cwd=tmp_path)

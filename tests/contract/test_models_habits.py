@@ -136,6 +136,22 @@ async def test_what_claude_no_longer_takes_is_left_out(provider: FakeProvider) -
     assert sent["system"] == [{"type": "text", "text": "Be brief.", **KEPT}]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "limit", "sent"),
+    [(8000, 20_000, 8000), (8000, 3000, 1500), (8000, 1500, None), (0, 3000, None), (30_000, None, 30_000)],
+)
+async def test_thinking_stays_within_what_a_call_may_take(
+    provider: FakeProvider, wanted: int, limit: int | None, sent: int | None
+) -> None:
+    """A cap that leaves little room is not passed by the thinking that a config asks for."""
+    model = claude(provider, options=Options(thinking_tokens=wanted))
+    await model.complete(replace(ASK, max_tokens=limit))
+    await model.aclose()
+    asked = provider.requests[0]
+    assert asked["thinking"] == ({"type": "enabled", "budget_tokens": sent} if sent else {"type": "disabled"})
+    assert asked["max_tokens"] == (limit or 30_000 + 4096)
+
+
 async def test_what_claude_refuses_as_empty_is_not_sent(provider: FakeProvider) -> None:
     """A turn without words is left out and its neighbours are joined; an empty result says so."""
     model = claude(provider)

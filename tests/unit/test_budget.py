@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from massgen.budget import Cap, Ledger, Price, Reservation, price_of
+from massgen.budget import Cap, Counted, Ledger, Price, Reservation, price_of
 from massgen.budget.ledger import PICTURE_TOKENS
 from massgen.errors import BudgetReached
 from massgen.messages import Image, Message, Request, ToolResult, ToolSpec, Usage
@@ -56,11 +56,15 @@ def test_a_call_without_a_limit_is_given_one_under_a_cap() -> None:
 
 
 def test_what_the_provider_counted_is_not_guessed_again() -> None:
-    """Only messages after the counted ones are taken at a token a byte; tools were counted with them."""
+    """Only messages and tools that it has not seen are taken at a token a byte; what it wants back unread is read, too."""
     more = (*ASK.messages, Message(role="user", text="y" * 84))
     tools = (ToolSpec(name="t", description="d" * 5000, parameters={}),)
-    held = Ledger().reserve("a", Request(messages=more, tools=tools, max_tokens=1), CENT, known=300, seen=1)
-    assert held.tokens == 300 + 100 + 1
+    known = Counted(tokens=300, messages=1, tools=tools)
+    assert Ledger().reserve("a", Request(messages=more, tools=tools, max_tokens=1), CENT, known=known).tokens == 300 + 100 + 1
+    two = (*tools, ToolSpec(name="v", description="é" * 40, parameters={}))
+    assert Ledger().reserve("a", Request(messages=more, tools=two, max_tokens=1), CENT, known=known).tokens == 401 + 16 + 83
+    sealed = Message(role="assistant", native="s" * 84)
+    assert Ledger().reserve("a", Request(messages=(sealed,), max_tokens=1), CENT).tokens == 100 + 1
 
 
 def test_a_small_file_may_be_a_large_picture() -> None:

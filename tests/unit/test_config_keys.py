@@ -157,6 +157,17 @@ def test_models_named_on_the_command_line_are_the_team_whatever_the_config_says(
     assert "did you mean `openai`?" in world.refuse(models=("opnai:gpt-5",))
 
 
+def test_thinking_leaves_room_for_an_answer(world: World) -> None:
+    """Claude counts both as output: the limit of a call, which budgets go by, holds both."""
+    found = world.load(
+        *(
+            {"type": "claude", "model": "m", "api_key": "k", "max_thinking_tokens": 20_000, **more}
+            for more in ({}, {"max_tokens": 9})
+        )
+    )
+    assert [agent.backend.max_tokens for agent in found.agents] == [24_096, 24_096]
+
+
 def test_a_model_file_is_named_by_its_path(world: World) -> None:
     """Relative to the config, with the tool loop; the pinned model keeps its workflow; what is neither is told what to do."""
     (world.cwd / "big.gguf").write_bytes(b"GGUF")
