@@ -64,6 +64,7 @@ def _fill_gaps() -> None:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
+        usage="%(prog)s [OPTIONS] -- COMMAND [ARGUMENT …]",
         description="Run one command in a container: no network, no root, limits on everything. The folder you stand in, with "
         "the repository around it, is shown as a draft that is thrown away; an overlay draft has its git history, a copy (of "
         "root's folders, for one) has one commit of what is there, and --stats says which it was.",

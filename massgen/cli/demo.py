@@ -50,12 +50,19 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 
 def _introduce(console: Console, folder: Path, *, scripted: bool) -> None:
+    from rich.text import Text
+
     from massgen.cli.running import shown
+    from massgen.display.rows import put
 
     who = "scripted replies, no model; all else is real" if scripted else "a small local model, no key"
     _say(console, f"A small project with a real bug and failing tests: {shown(folder)}/", "bold")
-    _say(console, f"Two agents ({who}) get a container each: no network, no key, a private draft of the project.")
-    _say(console, "They share answers and vote. Only then is there one write mount, for the winner's change.\n")
+    put(
+        console,
+        Text(),
+        Text(f"Two agents ({who}) get a container each: no network, no key, a private draft of the project."),
+        Text("They share answers and vote. Only then is there one write mount, for the winner's change.\n"),
+    )
 
 
 def _fetch_model(console: Console) -> None:

@@ -219,23 +219,11 @@ def _show(findings: list[Finding], guarantees: tuple[Guarantee, ...]) -> None:
 
 
 def _row(console: Console, name: str, first: int, *, state: str, detail: str, remedy: str) -> None:
-    import textwrap
-
     from rich.text import Text
 
+    from massgen.display.rows import put
     from massgen.display.text import line
 
     word, style = WORDS[state]
-    indent = first + 2 + len("not available") + 2
-    narrow = console.is_terminal and console.width < indent + 24
-    if narrow:
-        indent = 4
-    width = console.width - indent if console.is_terminal else 10_000
-    told = [(text, "dim") for text in textwrap.wrap(line(detail), width)] or [("", "")]
-    if remedy:
-        told += [(text, "") for text in textwrap.wrap(line(f"→ {remedy}"), width, subsequent_indent="  ")]
-    head = Text.assemble(f"{name:<{first}}  ", (f"{word:<13}", style), "  ")
-    if narrow:
-        console.print(head, soft_wrap=True)
-    for number, (text, how) in enumerate(told):
-        console.print(Text.assemble(head if number == 0 and not narrow else " " * indent, (text, how)), soft_wrap=True)
+    told = [Text(line(detail), "dim"), *([Text(line(f"→ {remedy}"))] if remedy else [])]
+    put(console, Text.assemble(f"{name:<{first}}  ", (f"{word:<13}", style), "  "), *told)

@@ -28,20 +28,24 @@ def command() -> None:
 
 @command.command("build")
 @click.argument("variants", nargs=-1, type=click.Choice(VARIANTS), metavar="[VARIANT]…")
-@click.option("--base", help="Build on this image of Debian or Ubuntu. [default: a registry's, else this machine's packages]")
-@click.option("--tag", help="Give the image this name, and leave massgen-agent as it is. For one variant.")
+@click.option(
+    "--base",
+    metavar="IMAGE",
+    help="Build on this image of Debian or Ubuntu. [default: a registry's, else this machine's packages]",
+)
+@click.option("--tag", metavar="NAME", help="Give the image this name, and leave massgen-agent as it is. For one variant.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def build(*, variants: tuple[str, ...], base: str | None, tag: str | None, debug: bool) -> int:  # noqa: ARG001
-    r"""Build what is not there yet, and print its name.
+    """Build what is not there yet, and print its name.
 
     \b
     python  massgen-agent:latest  python3, pip, pytest, git, ripgrep (the default)
-    node    massgen-agent:node    python, and nodejs, npm
-    build   massgen-agent:build   python, and gcc, g++, make, cmake, pkg-config, headers
+    node    massgen-agent:node    with nodejs, npm
+    build   massgen-agent:build   with gcc, g++, make, cmake, pkg-config, headers
 
     Where no registry answers, the base is made from the package sources of this machine (Debian or Ubuntu) by mmdebstrap,
     which is installed when it is missing.
-    """
+    """  # noqa: D301  (click wants the character itself)
     if tag and len(variants) > 1:
         raise click.UsageError("--tag is one name; give one variant")
     bash = shutil.which("bash")
@@ -108,6 +112,10 @@ def prune(*, days: float, dry_run: bool, as_json: bool, debug: bool) -> int:  # 
 
 
 def _show(rows: tuple[ImageRow, ...], *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from massgen.display.rows import put
     from massgen.display.text import bytes_text, duration_text, line
     from sandbox.engines.images import BASE_LABEL
     from sandbox.prepare import last_used
@@ -128,9 +136,12 @@ def _show(rows: tuple[ImageRow, ...], *, as_json: bool) -> None:
         ]
         click.echo(json.dumps(data, indent=2))
         return
+    console = Console(highlight=False, emoji=False)
+    width = max((len(tag) for row in rows for tag in row.tags[:1]), default=12)
     for row in sorted(rows, key=lambda r: -r.created):
-        name = ", ".join(row.tags) or row.id.removeprefix("sha256:")[:12]
+        name, *aliases = row.tags or (row.id.removeprefix("sha256:")[:12],)
         age = duration_text(max(now - row.created, 0.0))
         base = line(row.labels.get(BASE_LABEL, "?"), 60)
-        used = "   in use" if row.in_use else ""
-        click.echo(f"{name}   {bytes_text(row.size_bytes)}   {age} old   from {base}{used}")
+        head = f"{name:<{width}}  {bytes_text(row.size_bytes):>9}"
+        told = f"{age} old, from {base}" + (", in use" if row.in_use else "") + "".join(f", also {a}" for a in aliases)
+        put(console, Text(f"{head}  "), Text(told))

@@ -3,8 +3,8 @@
 Loading click is all that `massgen --help` does: commands are imported by name when they run, so that no SDK,
 engine client or schema library stands between a user and the help text.
 
-A first word that is a command is that command; anything else is a question for `massgen run`. A single word
-that nearly is a command is an error: a typo must not start a run.
+A first word that is a command is that command; anything else is a question for `massgen run`. Bare words that are no
+command are an error: a typo, or a command of another program, must not start a run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ COMMANDS = {
     "images": "Build the agents' images, list and remove them.",
     "models": "List models, whose keys are there and what answers; fetch a model file.",
     "doctor": "Check engine, image, keys, and the isolation guarantees.",
+    "completion": "Make bash, zsh or fish complete commands and options.",
 }
 DEFAULT = "run"
 BUG_EXIT = 70
@@ -76,12 +78,14 @@ def with_command(args: Sequence[str]) -> list[str]:
     """The arguments with `run` put first where it was left out. Raises click.UsageError for a mistyped command."""
     if not args or args[0] in COMMANDS or args[0] in ("-h", "--help", "--version"):
         return list(args)
-    if len(args) == 1 and args[0].isalpha():
+    if args[0] == "help":
+        return [*args[1:2], "--help"]
+    if all(word.isalnum() for word in args):
         near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.7)
-        if near:
-            raise click.UsageError(
-                f"`{args[0]}` is not a command; did you mean `massgen {near[0]}`? As a question: massgen run -- {args[0]}"
-            )
+        meant = f"did you mean `massgen {near[0]}`?" if near else "massgen --help lists them."
+        raise click.UsageError(
+            f"`{args[0]}` is not a command; {meant} As a question: massgen run -- {shlex.quote(' '.join(args))}"
+        )
     return [DEFAULT, *args]
 
 
@@ -93,10 +97,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 def _code(given: list[str]) -> int:
     try:
-        if not given:
+        if not given and "_MASSGEN_COMPLETE" not in os.environ:
             click.echo(cli.get_help(click.Context(cli, info_name="massgen", **cli.context_settings)), err=True)
             return 2
-        if not given[0].startswith("-h") and given[0] not in ("--help", "--version"):
+        if given and not given[0].startswith("-h") and given[0] not in ("--help", "--version"):
             from massgen.cli.nocore import no_core  # 2 ms that a help text need not wait for
 
             no_core()

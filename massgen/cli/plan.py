@@ -17,6 +17,7 @@ from massgen.context.rules import Rules, rules_for
 from massgen.context.withheld import Listing, Withheld
 from massgen.coordination.shown import foreseen
 from massgen.display.paths import copy_reason, git_reason, kind_text
+from massgen.display.rows import put
 from massgen.display.text import bytes_text, count, duration_text, line
 from massgen.errors import ConfigError
 from sandbox import SpecError
@@ -41,7 +42,7 @@ def show_plan(config: Config, *, as_json: bool) -> int:
         return 0
     console = Console(highlight=False, emoji=False)
     for word, text in _lines(config, rules, rows):
-        console.print(Text.assemble((f"{word:<9}", "bold"), text), soft_wrap=True)
+        put(console, Text(f"{word:<9}", "bold"), Text(text))
     return 0
 
 

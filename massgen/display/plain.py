@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from massgen.display.paths import git_reason, kind_text
+from massgen.display.rows import put
 from massgen.display.story import Story
 from massgen.display.text import bytes_text, count, duration_text, line
 from massgen.events.codec import Envelope
@@ -210,13 +211,10 @@ class Progress:
         minutes, rest = divmod(int(seconds), 60)
         name = line(self._story.name(who), 24)
         clock, label = (f"{minutes:02d}:{rest:02d}  ", "dim"), (f"{name:<{self._width}}  ", self._colour(name))
-        self._print(Text.assemble(clock, label, (what, style)))
+        put(self._console, Text.assemble(clock, label), Text(what, style))
 
     def _said(self, word: str, what: str) -> None:
-        self._print(Text.assemble((f"{word:<6} ", "bold"), what))
-
-    def _print(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=True, highlight=False)
+        put(self._console, Text(f"{word:<6} ", "bold"), Text(what))
 
     def _colour(self, name: str) -> str:
         agents = [line(a, 24) for a in self._story.agents]

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from massgen.display.costs import table
+from massgen.display.rows import put
 from massgen.display.story import Story
 from massgen.display.text import count, duration_text, line
 
@@ -71,8 +72,7 @@ def show(
     good = story.finished is not None and story.finished.exit_code == 0
     console.print(Text(f"run {story.run_id}", style="bold green" if good else "bold red"), highlight=False)
     for word, text in found:
-        row = Text.assemble((f"  {word:<8}", "dim"), (text, "bold" if word in ("winner", "next") else ""))
-        console.print(row, soft_wrap=True, highlight=False)
+        put(console, Text(f"  {word:<8}", "dim"), Text(text, "bold" if word in ("winner", "next") else ""))
 
 
 def _winner(story: Story) -> str:

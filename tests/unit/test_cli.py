@@ -93,6 +93,14 @@ def test_every_command_of_the_table_exists_and_has_help(name: str, capsys: pytes
     assert "usage: massgen" in capsys.readouterr().out.lower()
 
 
+def test_a_table_in_a_help_text_stays_one(capsys: pytest.CaptureFixture[str]):
+    """Each variant of the image has a line of its own, which fits a terminal of 80 columns."""
+    assert run("help", "images") == run("images", "build", "--help") == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert "  node    massgen-agent:node    with nodejs, npm" in rows
+    assert max(map(len, rows)) <= 80
+
+
 @pytest.mark.parametrize("module", ["massgen", "massgen.cli", "massgen.v1.cli"])
 def test_python_dash_m_works(root: Path, module: str):
     """As the documents of the peer write it."""
@@ -138,10 +146,26 @@ def test_models_take_the_words_up_to_the_next_option(typed: list[str], capsys: p
     assert [(agent["id"], agent["backend"], agent["model"]) for agent in agents] == [("a", "ollama", "a"), ("b", "ollama", "b")]
 
 
-def test_a_mistyped_command_does_not_start_a_run(capsys: pytest.CaptureFixture[str]):
-    """It costs money and minutes."""
-    assert run("aply") == 2
-    assert "did you mean `massgen apply`" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [
+        ("aply", "did you mean `massgen apply`"),
+        ("frobnicate", "massgen run -- frobnicate"),
+        ("config check", "massgen run -- 'config check'"),
+    ],
+)
+def test_a_command_that_is_none_does_not_start_a_run(typed: str, part: str, capsys: pytest.CaptureFixture[str]):
+    """A run costs money and minutes: a typo, or what another program has for a command, starts none."""
+    assert run(*typed.split()) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_a_shell_completes_what_is_there(root: Path):
+    """Commands after `massgen`, options after `massgen run`, in the protocol of the lines that `massgen completion` prints."""
+    asks = {"_MASSGEN_COMPLETE": "bash_complete", "COMP_WORDS": "massgen r", "COMP_CWORD": "1"}
+    assert apart(root, **asks).stdout.split() == ["plain,run", "plain,resume", "plain,runs"]
+    assert "plain,--max-cost" in apart(root, **asks | {"COMP_WORDS": "massgen run --m", "COMP_CWORD": "2"}).stdout
+    assert "_MASSGEN_COMPLETE=bash_complete" in apart(root, "completion", "bash").stdout
 
 
 def test_no_words_show_the_help_on_stderr(capsys: pytest.CaptureFixture[str]):
@@ -157,7 +181,7 @@ def test_no_words_show_the_help_on_stderr(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
-        (["question"], ["massgen demo", "--config", "--model"]),
+        (["a question"], ["massgen demo", "--config", "--model"]),
         (["--config", "none.yaml", "q"], ["none.yaml", "does not exist"]),
         (["--config", "typo.yaml", "q"], ["typo.yaml:3", "did you mean `model`"]),
         (["--config", "key.yaml", "q"], ["key.yaml:4", "NOT_SET"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -144,6 +145,10 @@ def shown(events: Iterable[Event], *, width: int = 60, color: bool = False) -> s
     return out.getvalue()
 
 
+def uncoloured(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def told(events: Iterable[Event]) -> Story:
     story = Story()
     for envelope in enveloped(events):
@@ -152,15 +157,21 @@ def told(events: Iterable[Event]) -> Story:
 
 
 def test_a_run_reads_like_this():
-    """The whole of it, byte for byte; lines are never wrapped, whatever the width."""
+    """The whole of it, byte for byte; outside a terminal lines are never wrapped, whatever the width."""
     assert shown(TEAM) == GOLDEN
 
 
 def test_colour_changes_no_text():
     """Stripped of colour codes it is the same."""
-    import re
+    assert uncoloured(shown(TEAM, width=200, color=True)) == GOLDEN
 
-    assert re.sub(r"\x1b\[[0-9;]*m", "", shown(TEAM, color=True)) == GOLDEN
+
+def test_a_narrow_terminal_breaks_no_word():
+    """What does not fit goes on below its own beginning, so that times and names stay a column of their own."""
+    rows = uncoloured(shown(TEAM, width=60, color=True)).splitlines()
+    assert max(map(len, rows)) <= 60
+    assert " ".join(" ".join(rows).split()) == " ".join(GOLDEN.split())
+    assert {row[: row.index(row.split()[0])] for row in rows if row.startswith(" ")} <= {" " * 7, " " * 13, " " * 17}
 
 
 def test_a_slow_model_is_not_taken_for_a_dead_one():
@@ -209,11 +220,10 @@ def test_foreign_text_cannot_drive_the_terminal_or_forge_a_line():
             Selected(agent="agent1", answer="agent1.1", votes={}, why=EVIL),
             Notice(text=EVIL),
         ],
+        width=400,
         color=True,
     )
-    import re
-
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    plain = uncoloured(out)
     assert not [c for c in plain if c != "\n" and not c.isprintable()]
     assert len(plain.splitlines()) == 11
     assert "[bold]h[/bold]" in plain
