@@ -1,5 +1,5 @@
 """`python -m massgen`."""
 
-from massgen.cli.main import main
+from massgen.cli.__main__ import main
 
 main()

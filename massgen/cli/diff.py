@@ -43,6 +43,7 @@ def command(run: str, *, stat: bool, no_pager: bool, debug: bool) -> int:  # noq
     elif terminal:
         _page(made.text, no_pager=no_pager)
     else:
+        _warn_partial([change.path for change in made.changes if not change.whole])
         # A patch is data: it must apply byte for byte, undecodable names and all.
         sys.stdout.buffer.write(made.text.encode("utf-8", "surrogateescape"))
     return 0
@@ -65,6 +66,14 @@ def _warn(moved: tuple[str, ...]) -> None:
 
     for path in moved:
         click.echo(f"you changed {line(path)} meanwhile: massgen apply keeps both edits, or refuses", err=True)
+
+
+def _warn_partial(missing: Sequence[str]) -> None:
+    """Of files that the patch cannot carry: who applies it must not take it for the whole result."""
+    from massgen.display.text import line
+
+    for path in missing:
+        click.echo(f"not in this patch: {line(path)}, too large for one; massgen apply writes it", err=True)
 
 
 def stat_lines(changes: Sequence[FileChange]) -> list[Text]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from massgen.coordination.record import Record
 
 Reader = Callable[[Envelope], None]
+TICK_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ def resume_command(run_name: str, options: Options, *, timeout: str, logs: bool)
             say=seen.say,
         )
 
-    return seen.to_the_end(anyio.run(work)).exit_code
+    return seen.to_the_end(anyio.run(seen.watched, work)).exit_code
 
 
 def _begun(record: Record) -> tuple[Flags, Path]:
@@ -119,7 +120,7 @@ def run(config: Config, prompt: str, options: Options, flags: Flags) -> RunResul
             invocation=invocation,
         )
 
-    return seen.to_the_end(anyio.run(work))
+    return seen.to_the_end(anyio.run(seen.watched, work))
 
 
 class _Seen:
@@ -139,6 +140,15 @@ class _Seen:
         """Before there is a log."""
         if self._options.show:
             self._console.print(Text.assemble(("image  ", "bold"), (line(text, 200), "dim")), soft_wrap=True)
+
+    async def watched(self, work: Callable[[], Awaitable[RunResult]]) -> RunResult:
+        """The work; meanwhile its progress is told how time goes by, as a model that thinks for minutes says nothing itself."""
+        async with anyio.create_task_group() as tasks:
+            if self._progress:
+                tasks.start_soon(_tick, self._progress)
+            result = await work()
+            tasks.cancel_scope.cancel()
+        return result
 
     def catch_up(self, past: Sequence[Envelope]) -> None:
         """What happened before the run was resumed: told to whoever keeps account, not shown again."""
@@ -165,6 +175,12 @@ class _Seen:
             self._console.print(line(result.message), soft_wrap=True, markup=False)
         say_answer(result.answer)
         return result
+
+
+async def _tick(progress: Progress) -> None:
+    while True:
+        await anyio.sleep(TICK_S)
+        progress.tick(datetime.now(UTC).isoformat())
 
 
 class _Patient(Console):

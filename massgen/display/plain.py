@@ -33,12 +33,14 @@ from massgen.events.types import (
     LookStarted,
     Merged,
     ModelAsked,
+    ModelCalled,
     ModelFailed,
     ModelHeld,
     Notice,
     Presented,
     RepairAttempted,
     RunStarted,
+    SandboxEnded,
     SandboxStarted,
     Selected,
     Streamed,
@@ -53,7 +55,9 @@ from massgen.events.types import (
 _COLOURS = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _MAX_TEXT = 160
 SILENCE_S = 10.0
-"""An agent whose model writes for so long without a line of its own gets one, so that nobody takes it for dead."""
+"""An agent whose model is busy for so long without a line of its own gets one, so that nobody takes it for dead."""
+LONG_SILENCE_S = 60.0
+"""Between two such lines of one call; before, each comes after twice the time of the one before it."""
 
 Said = tuple[str, str, str]
 """Who (an agent's id or one of our own words), what, and a style."""
@@ -68,6 +72,8 @@ class Progress:
         self._story = Story()
         self._tools: dict[tuple[str, str], str] = {}
         self._quiet_since: dict[str, float] = {}
+        self._asked: dict[str, tuple[str, float]] = {}
+        """Model and moment of each agent's call that has not come back."""
         self._width = 8
 
     def __call__(self, envelope: Envelope) -> None:
@@ -80,10 +86,29 @@ class Progress:
         if isinstance(event, ToolStarted):
             self._tools[event.agent, event.call_id] = event.summary
         now = self._story.at(envelope.ts)
+        self._keep_asked(event, now)
         said = self._model_said(event, now) or self._agent_said(event) or self._answer_said(event) or self._run_said(event)
         if said:
             self._quiet_since[said[0]] = now
             self._line(now, *said)
+
+    def _keep_asked(self, event: Event, now: float) -> None:
+        match event:
+            case ModelAsked():
+                self._asked[event.agent] = event.model, now
+            case ModelCalled() | ModelFailed() | SandboxEnded(role="agent" | "final"):
+                self._asked.pop(event.agent, None)
+            case _:
+                pass
+
+    def tick(self, ts: str) -> None:
+        """Time goes by without an event: a line for each agent whose model has been busy in silence. `ts`: as in an envelope."""
+        now = self._story.at(ts)
+        for agent, (model, since) in self._asked.items():
+            waited = now - since
+            if now - self._quiet_since.get(agent, since) >= max(SILENCE_S, min(waited / 2, LONG_SILENCE_S)):
+                self._quiet_since[agent] = now
+                self._line(now, agent, f"thinking {duration_text(waited)}: {line(model, 48)}", "dim")
 
     def catch_up(self, past: Sequence[Envelope]) -> None:
         """What happened before this process went on with the run: one line of it, and the names are known."""

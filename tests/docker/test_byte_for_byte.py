@@ -105,6 +105,8 @@ def test_nothing_of_a_project_is_lost_on_the_way_there_and_back(user: User) -> N
     """Two write paths and a read path; a submodule, links, modes, CRLF, 200 MB of binary, names outside UTF-8."""
     done = user.massgen("run", "Change all of it", "--config", "team.yaml", "--no-display")
     assert done.returncode == 0, done.stderr
+    partial = user.massgen("diff").stderr
+    assert "not in this patch: first/big.bin" in partial, partial
     before = everything(user.cwd)
     root = user.cwd / "first"
     for _ in range(2):

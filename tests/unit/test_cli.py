@@ -109,6 +109,16 @@ def test_python_dash_m_works(root: Path, module: str):
     assert "massgen demo" in done.stdout
 
 
+@pytest.mark.parametrize("typed", ["massgen", "massgen.cli", "massgen.v1.cli"])
+def test_ctrl_c_while_the_command_line_loads_shows_a_traceback(tmp_path: Path, root: Path, typed: str):
+    """The signal comes while click is imported: exit 130, and not a word."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", typed], capture_output=True, text=True, cwd=root, check=False, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # -- which command ------------------------------------------------------------------------------------------------
 
 

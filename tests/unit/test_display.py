@@ -194,6 +194,29 @@ def test_a_slow_model_is_not_taken_for_a_dead_one():
     ]
 
 
+def test_a_model_that_thinks_in_silence_is_not_taken_for_a_dead_one():
+    """It is heard of after ten seconds, then ever less often; not once it answered, or its container is gone."""
+    out = io.StringIO()
+    progress = Progress(Console(file=out, width=80))
+    answered = ModelCalled(agent="agent2", model="small", usage=Usage(), seconds=1.0)
+    gone = SandboxEnded(agent="agent1", role="agent", container="c")
+    asked = [ModelAsked(agent=agent, model="small") for agent in ("agent2", "agent1")]
+    *past, last = enveloped([START, *asked, answered, SandboxEnded(agent="agent1", role="verify", container="v"), gone])
+    for envelope in past:
+        progress(envelope)
+    for seconds in range(200):
+        progress.tick((datetime.fromisoformat(past[2].ts) + timedelta(seconds=seconds)).isoformat())
+    progress(last)
+    progress.tick((datetime.fromisoformat(last.ts) + timedelta(hours=1)).isoformat())
+    assert out.getvalue().splitlines()[-5:] == [
+        "00:12  careful   thinking 10 s: small",
+        "00:22  careful   thinking 20 s: small",
+        "00:42  careful   thinking 40 s: small",
+        "01:22  careful   thinking 1 min 20 s: small",
+        "02:22  careful   thinking 2 min 20 s: small",
+    ]
+
+
 EVIL = "a\x1b]0;title\x07b\x1b[2Jc\nd\re\u202ef\u200bg[bold]h[/bold]\x9b1m\ud800"
 
 
