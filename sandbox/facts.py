@@ -87,6 +87,7 @@ def look(
         image_env=image_env,
         views=views or {},
         recursive_ro=recursive_ro,
+        groups=_groups(lease),
     )
 
 
@@ -149,6 +150,15 @@ def _git_folders(root: Path) -> list[str]:
             if ".git" in folders:
                 folders.remove(".git")
     return found
+
+
+def _groups(lease: Lease | None) -> tuple[int, ...]:
+    """As `HostFacts.groups`; none where an agent works under the lease."""
+    if lease is None or lease.purpose == "direct":
+        return ()
+    if os.getuid() != 0:
+        return tuple(os.getgroups())
+    return tuple({os.lstat(base).st_gid for path in lease.paths for base, _, _ in os.walk(path)})
 
 
 def guest_zip(cache: Path) -> Path:

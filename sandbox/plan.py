@@ -62,6 +62,9 @@ class HostFacts:
     """Names of the variables that the image sets."""
     recursive_ro: bool = False
     """The engine makes read-only what is mounted below a read-only bind, too; else that is not shown at all."""
+    groups: tuple[int, ...] = ()
+    """More groups of whoever works under a lease, for files that are to keep theirs: the caller's; where that is root, those of
+    the folders of the write roots."""
     views: Mapping[str, View] = field(default_factory=dict)
     """Overlays that were prepared, by path inside; what has none is bound or copied."""
 
@@ -114,6 +117,7 @@ class Plan:
     """Path and mode as told to the world (label and event)."""
     uid: int
     gid: int
+    groups: tuple[int, ...]
     env: Mapping[str, str]
     cwd: str
     labels: Mapping[str, str]
@@ -183,6 +187,7 @@ def plan(spec: SandboxSpec, facts: HostFacts, lease: Lease | None = None) -> Pla
         mounts=tuple(sheet.mounts),
         uid=uid,
         gid=gid,
+        groups=facts.groups,
         env={**SEEN_ENV, **spec.env},
         cwd=spec.cwd,
         labels={**spec.labels, "massgen.mounts": json.dumps(sheet.mounts)},

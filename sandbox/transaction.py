@@ -188,12 +188,15 @@ async def _states(channel: Channel, count: int) -> list[dict[str, Any]]:
 def _check_states(entries: Sequence[Entry], states: Sequence[Mapping[str, Any]], expected: Mapping[tuple[str, str], str]) -> None:
     drifted: list[str] = []
     foreign: list[str] = []
+    lossy: list[str] = []
     pairs = list(zip(entries, states, strict=True))
     becoming = {(e.root, e.path) for e, s in pairs if e.kind == "dir" and s["kind"] in ("file", "link")}
     for entry, state in pairs:
         place = f"{entry.root}/{entry.path}".rstrip("/")
         if state.get("foreign") and entry.kind != "dir":
             foreign.append(place)
+        if state.get("lossy"):
+            lossy.append(f"{place} ({state['lossy']})")
         want = expected.get((entry.root, entry.path))
         have = _signature(state)
         if have == "blocked" and any((entry.root, above) in becoming for above in _above(entry.path)):
@@ -204,6 +207,8 @@ def _check_states(entries: Sequence[Entry], states: Sequence[Mapping[str, Any]],
             drifted.append(place)
     if foreign:
         raise LeaseError(f"these files belong to another user and are not written: {', '.join(foreign)}", op="commit")
+    if lossy:
+        raise LeaseError(f"these files would lose what no write can keep, and are not written: {', '.join(lossy)}", op="commit")
     if drifted:
         raise Drift(f"changed since the agents saw them, nothing was written: {', '.join(drifted)}", paths=tuple(drifted))
 

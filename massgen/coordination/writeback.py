@@ -8,6 +8,7 @@ touched path must hold at that moment. A path that holds anything else stops all
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import anyio.to_thread
@@ -24,7 +25,7 @@ from massgen.errors import ApplyConflict, ConsentNeeded
 from massgen.events.log import EventLog
 from massgen.events.types import Conflicted, Merged, Notice
 from sandbox import Drift, LeaseError, Snapshot, Store
-from sandbox.base import Base, Key
+from sandbox.base import Base, Key, absolute
 
 SHOWN_PATHS = 10
 
@@ -62,12 +63,20 @@ async def apply_snapshot(
             raise conflict(met.conflicts, log)
         if met.merged:
             log.emit(Merged(paths=met.merged))
+        if linked := await anyio.to_thread.run_sync(_linked, met.snapshot):
+            log.emit(Notice(text=f"{_some(linked)}: its other names (hard links) keep the old content", level="warning"))
         return await _write("apply", met.snapshot, met.expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
 
 
 def risks_of(snapshot: Snapshot, base: Base, store: Store) -> tuple[Risk, ...]:
     """What of a snapshot runs by itself. Blocks."""
     return classify(snapshot, original=base.original, content=store.get, files=base.count)
+
+
+def _linked(snapshot: Snapshot) -> tuple[str, ...]:
+    """Files with more than one name, which a write parts: as git and most editors do, and a copy made of links is one to keep."""
+    found = [Path(absolute(e.root, e.path)) for e in snapshot.entries if e.kind == "file" and e.path]
+    return tuple(str(p) for p in found if p.is_file() and not p.is_symlink() and p.lstat().st_nlink > 1)
 
 
 def _ask_for(held: tuple[Risk, ...]) -> str:

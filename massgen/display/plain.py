@@ -213,7 +213,8 @@ class Progress:
             case Merged():
                 return "", f"your edits and the agents' were joined in {', '.join(map(line, event.paths))}", "yellow"
             case Conflicted():
-                return "conflict", f"nothing written: {count(len(event.paths), 'file')} changed meanwhile", "bold red"
+                why = f": {count(len(event.paths), 'file')} changed meanwhile" if event.paths else ""
+                return "conflict", f"nothing written{why}", "bold red"
             case TimeUp():
                 return "time", "is up; the best answer so far counts", "yellow"
             case BudgetOut():

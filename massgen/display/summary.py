@@ -147,7 +147,7 @@ def _result(story: Story) -> str:
     if story.finished is None:
         return "the run did not end properly"
     said = story.finished.outcome + (f": {line(story.finished.message, 300)}" if story.finished.message else "")
-    if story.conflicted:
+    if story.conflicted and story.conflicted.paths:
         said += f" ({_some(story.conflicted.paths)})"
     return said
 

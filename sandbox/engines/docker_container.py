@@ -69,6 +69,7 @@ def host_config_of(plan: Plan, facts: EngineFacts) -> dict[str, Any]:
         "auto_remove": True,
         "read_only": True,
         "cap_drop": ["ALL"],
+        "group_add": [str(group) for group in plan.groups],
         "security_opt": ["no-new-privileges", f"seccomp={seccomp.profile()}"],
         "ipc_mode": "private",
         "cgroupns": "private",

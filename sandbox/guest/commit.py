@@ -12,11 +12,14 @@ A mark is added when everything is in its place. `recover.py` finishes after the
 Staged files lie on the mount of their target, because rename(2) does not cross mounts, not even two of one file system. Folders
 are writable for us while we work, their modes come last. Every path is looked at component by component without following
 links. A root that is a single file is written in place: over a single-file mount there is no rename. Files of another owner
-are refused: the lease speaks for one user.
+are refused: the lease speaks for one user. A file that replaces another takes over its group and its attributes, access lists
+among them; what cannot be taken over stands against the write, as set-user-id bits do: they were not meant for other content.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import stat
@@ -24,6 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox.guest.files import CHUNK, ROWS, extents_of, receive_file, send_file, sha256
 from sandbox.guest.stage import Stages, Tick, identity, sync
+
+CARRIED = ("user.", "system.posix_acl_access")
+"""Attributes that are their file's, whatever it holds. The kernel sets others anew, and takes security.capability away."""
 
 if TYPE_CHECKING:
     from sandbox.guest.task import Task
@@ -96,7 +102,7 @@ def commit(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         _receive(task, roots, stages, steps)
         for step in steps:
             step.before = step.look()
-        rows = [[s.number, s.before] for s in steps]
+        rows = [[s.number, {**s.before, "lossy": lossy} if (lossy := _take_over(s)) else s.before] for s in steps]
         for at in range(0, len(rows), ROWS):
             task.send_record(rows[at : at + ROWS])
         task.send_record([])
@@ -167,6 +173,55 @@ def _receive(task: Task, roots: list[str], stages: Stages, steps: list[Step]) ->
             os.close(fd)
 
 
+def _take_over(step: Step) -> str:
+    """Give a staged file what the one that it replaces has besides content and mode; returns what would be lost."""
+    was_file = step.before["kind"] == "file"
+    if was_file and step.before["mode"] & 0o7000:
+        return "set-user-id bits"
+    if not step.staged or not step.path:
+        return ""
+    if not was_file:
+        _inherit(step)
+        return ""
+    try:
+        names = _attributes(step.place)
+        if "security.capability" in names:
+            return "capabilities"
+        carried = [name for name in names if name.startswith(CARRIED)]
+        group = os.lstat(step.place).st_gid
+        if carried or os.lstat(step.staged).st_gid != group:
+            os.chmod(step.staged, 0o600)  # who may not write a file may not give it attributes
+            os.chown(step.staged, -1, group)
+            for name in carried:
+                os.setxattr(step.staged, name, os.getxattr(step.place, name, follow_symlinks=False))
+            os.chmod(step.staged, step.mode)
+            sync(step.staged)
+    except OSError:
+        return "its group or an attribute"
+    return ""
+
+
+def _inherit(step: Step) -> None:
+    """A new file gets the group that one made in its place would get; where that may not be given, our own."""
+    above = os.path.dirname(step.place)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    about = os.lstat(above)
+    if about.st_mode & stat.S_ISGID and stat.S_ISDIR(about.st_mode):
+        with contextlib.suppress(OSError):
+            os.chown(step.staged, -1, about.st_gid)
+            os.chmod(step.staged, step.mode)
+
+
+def _attributes(place: str) -> list[str]:
+    try:
+        return os.listxattr(place, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return []  # a file system that has none
+        raise
+
+
 def _order(steps: list[Step]) -> list[Step]:
     order = sorted((s for s in steps if s.kind == "gone"), key=lambda s: s.path, reverse=True)
     order += sorted((s for s in steps if s.kind == "dir"), key=lambda s: s.path)
@@ -206,8 +261,9 @@ def _open(step: Step, tick: Tick) -> None:
 
 
 def _mode(folder: str, mode: int) -> None:
-    if os.lstat(folder).st_mode & 0o777 != mode:
-        os.chmod(folder, mode)
+    now = os.lstat(folder).st_mode
+    if now & 0o777 != mode:
+        os.chmod(folder, mode | now & 0o7000)  # set-group-id hands a group down: the user's, not the agent's
 
 
 def _one(step: Step, stages: Stages) -> None:

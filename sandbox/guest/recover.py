@@ -112,7 +112,7 @@ def _back(journal: dict[str, Any], tick: Tick) -> list[str]:
         try:
             tick("mode")
             if stat.S_ISDIR(os.lstat(step.place).st_mode):
-                os.chmod(step.place, step.before["mode"] & 0o777)
+                os.chmod(step.place, step.before["mode"] & 0o7777)
         except OSError:
             torn.append(step.place)
     return torn
@@ -122,7 +122,7 @@ def _open(path: str, tick: Tick) -> None:
     if path and _is_real_folder(path):
         tick("open")
         try:
-            os.chmod(path, os.lstat(path).st_mode & 0o777 | 0o700)
+            os.chmod(path, os.lstat(path).st_mode & 0o7777 | 0o700)
         except OSError:
             pass  # somebody else's by now: what lies in it will say so
 

@@ -120,9 +120,9 @@ def identity(path: str) -> list[int]:
 
 
 def sync(folder: str) -> None:
-    """Its names onto the disk, where that can be asked for."""
+    """Its names (or what else is known of it) onto the disk, where that can be asked for."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fd = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return
     try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import struct
+from pathlib import Path
 
 import pytest
 
-from sandbox import Drift, Entry, LeaseError, SandboxError, SnapshotError, Store
+from sandbox import Drift, Engine, Entry, LeaseError, SandboxError, SnapshotError, Store
 from tests.contract.conftest import KINDS
 from tests.support.boxes import Boxes, content, of, picture, safely, seen, sha, work
 
@@ -279,6 +281,62 @@ async def test_nested_repository_does_not_stop_a_write_beside_it(boxes: Boxes, s
     assert picture(root)["sub/deep/b"] == ("file", 0o644, "x\n")
     assert "sub/c" not in picture(root)
     await boxes.commit(undo, store, seen(undo), root, purpose="undo")
+    assert picture(root) == before
+
+
+GROUP, NOBODY = 23456, 0xFFFFFFFF
+ACCESS = struct.pack("<I" + "HHI" * 5, 2, *(1, 6, NOBODY), *(2, 6, 3000), *(4, 4, NOBODY), *(16, 6, NOBODY), *(32, 0, NOBODY))
+"""An access list as the kernel takes it: the owner and user 3000 may write, the group reads, nobody else does anything."""
+
+
+def besides(place: Path) -> tuple[int, int, dict[str, bytes]]:
+    """What a file is besides its content: mode, group, attributes."""
+    about = place.lstat()
+    return about.st_mode, about.st_gid, {name: os.getxattr(place, name) for name in os.listxattr(place)}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a file any group")
+async def test_what_a_file_is_besides_its_content_is_lost(engine: Engine, image: str, store: Store, tmp_path: Path) -> None:
+    """Group, access list and attributes stay through a write and its undo; a folder's group goes to what is made in it."""
+    boxes = Boxes(engine, image, tmp_path)
+    root = boxes.project(files={"listed": "old", "noted": "old", "team/theirs": "old"})
+    try:
+        os.setxattr(root / "listed", "system.posix_acl_access", ACCESS)
+        os.setxattr(root / "noted", "user.note", b"keep")
+    except OSError as error:
+        pytest.skip(f"a file system without attributes: {error}")
+    (root / "noted").chmod(0o440)
+    for place in (root / "team", root / "team/theirs"):
+        os.chown(place, -1, GROUP)
+    (root / "team").chmod(0o2770)
+    before = {name: besides(root / name) for name in ("listed", "noted", "team", "team/theirs")}
+    new = Entry(root=str(root), path="team/sub", kind="dir", mode=0o750)
+    files = [
+        content(store, "new", name, root, mode) for name, mode in (("listed", 0o660), ("noted", 0o440), ("team/theirs", 0o644))
+    ]
+    snapshot = of(
+        *files, Entry(root=str(root), path="team", kind="dir", mode=0o770), new, content(store, "x", "team/sub/new", root)
+    )
+    undo = await boxes.commit(snapshot, store, seen(snapshot), root)
+    assert {name: besides(root / name) for name in before} == before
+    assert [besides(root / name)[:2] for name in ("team/sub", "team/sub/new")] == [(0o42750, GROUP), (0o100644, GROUP)]
+    assert (root / "listed").read_text() == "new"
+    await boxes.commit(undo, store, seen(undo), root, purpose="undo")
+    assert {name: besides(root / name) for name in before} == before
+    assert (root / "listed").read_text() == "old"
+
+
+async def test_set_user_id_bits_are_lost_or_given_to_other_content(
+    engine: Engine, image: str, store: Store, tmp_path: Path
+) -> None:
+    """A program that runs with its owner's rights is neither replaced nor removed: nothing is written."""
+    boxes = Boxes(engine, image, tmp_path)
+    root = boxes.project(files=FILES)
+    snapshot = of(content(store, "x", "edit.txt", root), Entry(root=str(root), path="run.sh", kind="gone"))
+    (root / "run.sh").chmod(0o4755)
+    before = picture(root)
+    with pytest.raises(LeaseError, match=r"run\.sh \(set-user-id bits\)"):
+        await boxes.commit(snapshot, store, seen(snapshot), root)
     assert picture(root) == before
 
 
