@@ -1,6 +1,6 @@
 # Short names for scripts/, which do the work and bring what is missing.
 .DEFAULT_GOAL := help
-.PHONY: help check test test-all test-docker chaos fuzz bench demo lock clean
+.PHONY: help check test test-all corpus test-docker chaos fuzz bench demo lock clean
 
 PY := .venv/bin/python
 
@@ -13,8 +13,11 @@ check:  ## lint, format, types, floors (no tests)
 test:  ## everything, as CI does
 	@scripts/test
 
-test-all:  ## everything, the slow tests too
+test-all:  ## everything, the slow tests too, all of the sandbox's on both engines
 	@scripts/test --slow
+
+corpus:  ## the abuse corpus on both engines, with a count for each number
+	@scripts/test --corpus
 
 test-docker:  ## only the tests that need a container engine
 	@scripts/test --tests-only -m docker

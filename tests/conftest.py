@@ -5,7 +5,9 @@ them such a test is skipped and counted at the end of the report under "not run"
 MASSGEN_REQUIRE_DOCKER=1: there a missing engine fails the tests instead, because a green report in which no
 container ever ran would say nothing about a sandbox.
 
-A test marked `slow` runs when MASSGEN_SLICE is `all`, or the number (0 to 6) of the seventh that it falls into.
+A test marked `slow` runs when MASSGEN_SLICE is `all`, or the number of a day that its turn falls on: every seventh day, or, where
+the mark says `slow(of=3, turn=0)`, every third. What was left out is counted by reason, with names where they are few;
+MASSGEN_NOT_RUN names a file for all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import Counter
 from functools import cache
 from pathlib import Path
 from zlib import crc32
@@ -26,6 +27,7 @@ pytest_plugins = ["tests.security.corpus_report"]
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "massgen-agent:latest"
 SLICES = 7
+FEW = 6
 
 # No deadline per example: it would measure how busy the machine is.
 settings.register_profile("bounded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -73,18 +75,20 @@ def weights_missing() -> str:
     return "" if usable(path) else "the local model's weights are not there (scripts/bootstrap --model fetches them)"
 
 
-def left_for_another_day(name: str, chosen: str) -> str:
-    """Why a slow test is left out when MASSGEN_SLICE is `chosen`; empty when it runs. Which seventh it is in never changes."""
-    seventh = str(crc32(name.encode()) % SLICES)
-    if chosen in ("all", seventh):
+def left_for_another_day(name: str, chosen: str, *, of: int = SLICES, turn: int | None = None) -> str:
+    """Why a slow test is left out when MASSGEN_SLICE is `chosen`; empty when it runs. Its days never change."""
+    turn = crc32(name.encode()) % of if turn is None else turn
+    if chosen == "all" or (chosen and int(chosen) % of == turn):
         return ""
-    return f"slow, in slice {seventh} of {SLICES}; MASSGEN_SLICE={seventh} runs it, scripts/test --slow runs all"
+    return f"slow, runs every {of} days: MASSGEN_SLICE={turn} is such a day, scripts/test --slow runs all"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what cannot run here, or fail it where it was promised to run."""
-    if item.get_closest_marker("slow") and (why := left_for_another_day(item.nodeid, os.environ.get("MASSGEN_SLICE", ""))):
-        pytest.skip(f"{item.nodeid} is {why}")
+    if (mark := item.get_closest_marker("slow")) and (
+        why := left_for_another_day(item.nodeid, os.environ.get("MASSGEN_SLICE", ""), **mark.kwargs)
+    ):
+        pytest.skip(why)
     if item.get_closest_marker("docker") and (why := engine_missing()):
         if os.environ.get("MASSGEN_REQUIRE_DOCKER") == "1":
             pytest.fail(f"{why}; MASSGEN_REQUIRE_DOCKER=1 does not let this test be left out", pytrace=False)
@@ -94,13 +98,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Count what was left out, by reason, where nobody can overlook it."""
-    reasons: Counter[str] = Counter()
+    """Count what was left out, by reason, where nobody can overlook it; by name where they are few, and all in a file."""
+    left: dict[str, list[str]] = {}
     for report in terminalreporter.stats.get("skipped", []):
         place = report.longrepr
-        reasons[place[2].removeprefix("Skipped: ") if isinstance(place, tuple) else str(place)] += 1
-    if not reasons:
+        why = place[2].removeprefix("Skipped: ") if isinstance(place, tuple) else str(place)
+        left.setdefault(why, []).append(report.nodeid)
+    if place := os.environ.get("MASSGEN_NOT_RUN"):
+        names = [f"{name}: {why}\n" for why, names in sorted(left.items()) for name in names]
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).write_text("".join(names))
+    if not left:
         return
     terminalreporter.section("not run")
-    for why, count in reasons.most_common():
-        terminalreporter.line(f"{count} {'test' if count == 1 else 'tests'}: {why}")
+    for why, names in sorted(left.items(), key=lambda reason: -len(reason[1])):
+        terminalreporter.line(f"{len(names)} {'test' if len(names) == 1 else 'tests'}: {why}")
+        for name in names if len(names) <= FEW else ():
+            terminalreporter.line(f"  {name}")
+    if place:
+        terminalreporter.line(f"their names: {place}")

@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import anyio
 import docker
 from docker.utils import kwargs_from_env
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.user import BOUND, ROOT
 
 
 @contextlib.contextmanager
@@ -54,7 +53,7 @@ def host(program: str, *arguments: str, environment: Mapping[str, str] | None = 
     """A host process of its own, running `async def main(argv)` of a program; killed at the end."""
     source = f"import sys, anyio\nfrom sandbox import *\n{program}\nanyio.run(main, sys.argv[1:])\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", source, *arguments],
+        [*BOUND, sys.executable, "-c", source, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,

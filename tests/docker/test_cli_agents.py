@@ -15,12 +15,15 @@ from tests.support.fake_provider import fake_provider
 from tests.support.fake_wires import Script
 from tests.support.user import User, events
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = pytest.mark.docker
 
 CANARY = "sk-CANARY-of-an-agent"
 
 
-@pytest.fixture(params=CLIS.values(), ids=CLIS)
+@pytest.fixture(
+    params=[pytest.param(cli, marks=pytest.mark.slow(of=len(CLIS), turn=turn)) for turn, cli in enumerate(CLIS.values())],
+    ids=list(CLIS),
+)
 def cli(request: pytest.FixtureRequest) -> Cli:
     found = request.param
     assert isinstance(found, Cli)

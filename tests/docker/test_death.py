@@ -28,8 +28,9 @@ from sandbox import (
     owner,
 )
 from sandbox.plan import Plan
-from tests.docker.engine_view import ROOT, client, gone, host, labelled, line
+from tests.docker.engine_view import client, gone, host, labelled, line
 from tests.security.attack import SMALL
+from tests.support.user import ROOT
 from tests.support.wrapped import Wrapped
 
 pytestmark = pytest.mark.docker

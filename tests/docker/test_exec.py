@@ -14,7 +14,7 @@ import pytest
 from sandbox import AGENT_UID
 from sandbox.gitmask import ONE_COMMIT
 from tests.docker.engine_view import labelled
-from tests.support.user import ROOT, User
+from tests.support.user import BOUND, ROOT, User
 
 pytestmark = pytest.mark.docker
 PROGRAMS = {"massgen": ["-m", "massgen", "exec"], "sandbox": ["-m", "sandbox", "run"]}
@@ -31,7 +31,7 @@ def user(tmp_path: Path) -> User:
 
 def run(user: User, *args: str, stdin: bytes = b"", program: str = "massgen") -> subprocess.CompletedProcess[bytes]:
     """One call, bytes in and out."""
-    argv = [sys.executable, *PROGRAMS[program], *args]
+    argv = [*BOUND, sys.executable, *PROGRAMS[program], *args]
     return subprocess.run(argv, cwd=user.cwd, env=user.env, input=stdin, capture_output=True, timeout=120, check=False)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from sandbox.overlay import HOME, PREFIX
-from tests.docker.engine_view import ROOT
 from tests.support.account import a_python, as_user
+from tests.support.user import ROOT
 
 pytestmark = pytest.mark.docker
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.docker.engine_view import ROOT
+from tests.support.user import ROOT
 
 NAME = f"massgen-test-{os.getpid()}"
 SOCKET = Path("/var/run/docker.sock")

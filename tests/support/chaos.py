@@ -31,7 +31,7 @@ from sandbox import owner
 from sandbox.spec import AGENT_UID
 from tests.docker.engine_view import client
 from tests.support.boxes import processes
-from tests.support.user import User, agent, say, snapshot_of
+from tests.support.user import BOUND, User, agent, say, snapshot_of
 
 KINDS = ("copy", "overlay", "direct", "apply", "undo", "exec")
 """Runs with either kind of draft and in mode `direct`, later writes, and `python -m sandbox run`."""
@@ -161,7 +161,7 @@ class Chaos:
         match kind:
             case "exec":
                 command = ["-m", "sandbox", "run", "--keep-changes", "../changes", "--", "sh", "-c", f"{CHANGE}; : {self.mark}"]
-                argv, cwd = [sys.executable, *command], self.project
+                argv, cwd = [*BOUND, sys.executable, *command], self.project
             case "apply":
                 argv, cwd = self.user.argv("apply", "--yes"), self.user.cwd
             case "undo":

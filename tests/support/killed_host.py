@@ -36,10 +36,10 @@ from sandbox import DockerEngine, Engine, Link
 from sandbox.facts import guest_zip
 from sandbox.plan import GUEST, Plan
 from sandbox.testing import FakeEngine
+from tests.support.user import BOUND, ROOT
 from tests.support.wrapped import Wrapped
 
 LEASE = "LeaseGranted"
-ROOT = Path(__file__).resolve().parents[2]
 GUEST_MAIN = """
 import sys, time
 from sandbox.guest.main import main
@@ -103,7 +103,7 @@ class Hosts:
 def hosts() -> Iterator[Hosts]:
     """The process that they are forked from."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.killed_host"],
+        [*BOUND, sys.executable, "-m", "tests.support.killed_host"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

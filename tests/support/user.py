@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+BOUND = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Before a command: it dies with the thread that started it, so also with a test that is cut off in the middle."""
 
 
 class User:
@@ -25,7 +27,7 @@ class User:
 
     def argv(self, *args: str) -> list[str]:
         """The command line."""
-        return [sys.executable, "-m", "massgen", *args]
+        return [*BOUND, sys.executable, "-m", "massgen", *args]
 
     def massgen(self, *args: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""

@@ -14,3 +14,10 @@ def test_a_slow_test_that_no_slice_runs_is_caught(name: str) -> None:
     (mine,) = [n for n, why in left_out.items() if not why]
     assert left_for_another_day(name, "all") == ""
     assert f"MASSGEN_SLICE={mine}" in left_for_another_day(name, "")
+
+
+@pytest.mark.parametrize("day", [0, 6, 364, 20783])
+def test_a_day_on_which_two_programs_run_or_none_is_caught(day: int) -> None:
+    """Of tests that say of how many they are and whose turn theirs is, each day has exactly one; a day is any number."""
+    ran = [turn for turn in range(3) if not left_for_another_day("any", str(day), of=3, turn=turn)]
+    assert ran == [day % 3]
