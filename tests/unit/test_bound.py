@@ -12,7 +12,7 @@ from tests.support.user import BOUND, ROOT
 CUT_OFF = """
 import os, subprocess
 from tests.support.user import BOUND
-print(subprocess.Popen([*BOUND, "sleep", "600"], stdout=subprocess.DEVNULL, start_new_session=True).pid, flush=True)
+subprocess.Popen([*BOUND, "sh", "-c", "echo $$; exec sleep 600"], start_new_session=True)
 input()
 os._exit(1)
 """
