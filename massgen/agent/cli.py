@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import anyio
+import h11
 
 from massgen.agent import mcp_door
 from massgen.agent.calls import Caller
 from massgen.agent.endpoint import FAILURES
-from massgen.agent.httpd import Answer, Asked, talk
+from massgen.agent.httpd import Answer, Asked, Flooded, Gate, talk
 from massgen.agent.loop import handed_in
 from massgen.agent.notaken import NotTaken
 from massgen.agent.programs import Program
@@ -33,6 +34,12 @@ from sandbox import Connection
 
 TAIL_BYTES = 4096
 EVENT_TEXT_CHARS = 4096
+STRANGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""How a reader of strange words fails that nobody thought of."""
+MAX_CALLS = 500
+"""Model calls in one look, refused ones among them: twice a loop's, as programs ask beside their work, too."""
+FORGERIES_SHOWN = 3
+"""Of one look; a shell can report calls by the thousand, and each would be kept in the log."""
 
 
 class CliSession:
@@ -174,10 +181,21 @@ class _Turn:
         self._max_tokens = max_tokens
         self._running: dict[str, tuple[str, float]] = {}
         self._one = anyio.Lock()
+        self._gate = Gate()
+        self._asks = 0
+        self._forgeries = 0
 
     async def connected(self, connection: Connection) -> None:
-        """One connection from the container."""
-        await talk(connection, self._answer)
+        """One connection from the container. What goes wrong with it is this look's end at most, never the run's."""
+        try:
+            await talk(connection, self._answer, self._gate)
+        except (Flooded, h11.LocalProtocolError, *STRANGE) as error:
+            known = isinstance(error, Flooded)
+            self._end(ModelError(str(error) if known else f"a request from its container could not be answered ({error!r:.200})"))
+
+    def _end(self, fault: ModelError) -> None:
+        self.fault = self.fault or fault
+        self.over.set()
 
     def left_alone(self) -> Decision | None:
         """The program ended by itself: its last words are the reply that ends the turn, or do not."""
@@ -198,14 +216,19 @@ class _Turn:
     # -- its model -------------------------------------------------------------------------------------------
 
     async def _model(self, asked: Asked) -> Answer:
-        try:
-            model, request = self._program.read(asked)
-        except NotTaken as error:
-            return self._program.refused(str(error))
-        own = self._program.called(self._caller.model.name)
-        if model != own:
-            return self._program.refused(f"only the model {own} is answered here", missing=True)
-        async with self._one:
+        async with self._one:  # reading, too: a body in our language is a dozen times as large
+            self._asks += 1
+            if self._asks > MAX_CALLS:
+                self._end(ModelError(f"no end of the turn after {MAX_CALLS} model calls"))
+            if self.over.is_set():
+                return self._program.refused("the turn is over")
+            try:
+                model, request = self._program.read(asked)
+            except NotTaken as error:
+                return self._program.refused(str(error))
+            own = self._program.called(self._caller.model.name)
+            if model != own:
+                return self._program.refused(f"only the model {own} is answered here", missing=True)
             return await self._asked(asked, request)
 
     async def _asked(self, asked: Asked, request: Request) -> Answer:
@@ -217,8 +240,7 @@ class _Turn:
             reply = await self._caller.complete(Request(messages=request.messages, tools=request.tools, max_tokens=wanted))
         except ModelError as error:
             if witnessed:
-                self.fault = error
-                self.over.set()
+                self._end(error)
             return self._program.refused(str(error))
         if witnessed:
             self._witness.passed(reply)
@@ -253,12 +275,15 @@ class _Turn:
 
     async def _called(self, name: str, args: Mapping[str, Any]) -> tuple[str, bool]:
         async with self._one:
-            if self.decision is not None:
+            if self.over.is_set():
                 return "[the turn is over]", False
             witnessed = self._witness.claim(name, args)
             if witnessed is None:
-                text = f"a call of `{name[:40]}` was reported from the container that its model never made; it does not count"
-                self._emit(Notice(agent=self._label, text=text, level="warning"))
+                self._forgeries += 1
+                if self._forgeries <= FORGERIES_SHOWN:
+                    last = "; further ones are not shown" if self._forgeries == FORGERIES_SHOWN else ""
+                    text = f"a call of `{name[:40]}` was reported from the container that its model never made; it does not count"
+                    self._emit(Notice(agent=self._label, text=text + last, level="warning"))
                 return "[this call was not made by the model; it does not count]", False
             taken = self._relay.take(Reply(calls=witnessed.calls))
             verdict = await handed_in(taken.verdict, self._hand_in)

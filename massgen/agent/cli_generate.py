@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from massgen.agent.notaken import NotTaken, image, most_tokens
+from massgen.agent.notaken import NotTaken, image, most_tokens, parsed
 from massgen.messages import Message, Reply, Request, ToolCall, ToolResult, ToolSpec
 
 _ADDRESS: Final = re.compile(r"/v1(?:beta)?/models/([^/:]+):(generateContent|streamGenerateContent)")
@@ -26,9 +26,9 @@ def read(path: str, body: bytes) -> tuple[str, Request]:
     """The model that is asked for, and the request. Raises NotTaken."""
     found = _ADDRESS.fullmatch(path)
     try:
-        asked = json.loads(body)
-        if not isinstance(asked, dict) or found is None:
-            raise NotTaken("the body is no object")
+        asked = parsed(body)
+        if found is None:
+            raise NotTaken("no address of a model")
         if asked.get("cachedContent"):
             raise NotTaken("`cachedContent` is not allowed here")
         system = "\n\n".join(str(part["text"]) for part in (asked.get("systemInstruction") or {}).get("parts") or ())

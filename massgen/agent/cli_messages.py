@@ -12,16 +12,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from massgen.agent.notaken import NotTaken, image, most_tokens
+from massgen.agent.notaken import NotTaken, image, most_tokens, parsed
 from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
 
 
 def read(body: bytes) -> tuple[str, Request]:
     """The model that is asked for, and the request. Raises NotTaken."""
     try:
-        asked = json.loads(body)
-        if not isinstance(asked, dict):
-            raise NotTaken("the body is no object")
+        asked = parsed(body)
         for key in ("mcp_servers", "container"):
             if asked.get(key):
                 raise NotTaken(f"`{key}` is not allowed here")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from massgen.agent.notaken import NotTaken, image, most_tokens
+from massgen.agent.notaken import NotTaken, image, most_tokens, parsed
 from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
 
 SPLIT = "__"
@@ -22,9 +22,7 @@ SPOKEN = {"user": "input_text", "developer": "input_text", "system": "input_text
 def read(body: bytes) -> tuple[str, Request]:
     """The model that is asked for, and the request. Raises NotTaken."""
     try:
-        asked = json.loads(body)
-        if not isinstance(asked, dict):
-            raise NotTaken("the body is no object")
+        asked = parsed(body)
         for key in ("previous_response_id", "conversation", "prompt", "background"):
             if asked.get(key):
                 raise NotTaken(f"`{key}` is not allowed here")

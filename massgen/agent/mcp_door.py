@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from massgen.agent.httpd import Answer, Asked
+from massgen.agent.notaken import NotTaken, parsed
 from massgen.messages import ToolSpec
 
 Call = Callable[[str, Mapping[str, Any]], Awaitable[tuple[str, bool]]]
@@ -24,10 +25,10 @@ async def answer(asked: Asked, tools: Sequence[ToolSpec], call: Call) -> Answer:
     if asked.method != "POST":
         return Answer(status=405)
     try:
-        message = json.loads(asked.body)
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+        message = parsed(asked.body)
+    except (NotTaken, ValueError):
+        message = {}
+    if not isinstance(message.get("method"), str):
         return _said(None, error=(BAD_REQUEST, "not a JSON-RPC request"))
     if not isinstance(message.get("id"), str | int):
         return Answer(status=202)

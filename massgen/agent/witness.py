@@ -42,11 +42,16 @@ class Witness:
         """Of the last reply that asked for nothing more."""
 
     def extends(self, request: Request) -> bool:
-        """Whether a request goes on from the conversation that the host opened."""
+        """Whether a request goes on from the conversation that the host opened. A call that has its result there is over."""
         opening = itertools.takewhile(lambda message: message.role != "assistant", request.messages)
         if not any(message.role == "user" and self._prompt in message.text for message in opening):
             return False
-        return all(mark in self._said for message in request.messages if message.role == "assistant" for mark in _marks(message))
+        spoken = (message for message in request.messages if message.role == "assistant")
+        if not all(mark in self._said for message in spoken for mark in _marks(message)):
+            return False
+        over = {result.call_id for message in request.messages for result in message.results}
+        self._open = [(call, witnessed) for call, witnessed in self._open if call.id not in over]
+        return True
 
     def passed(self, reply: Reply) -> None:
         """A reply within the host's conversation."""

@@ -11,7 +11,7 @@ import pytest
 
 from sandbox import cache_folder
 
-CLAUDE = "2.1.329"
+CLAUDE = "2.1.332"
 CODEX = "0.169.0"
 GEMINI = "0.61.0"
 

@@ -1,0 +1,370 @@
+"""The port that answers a program as its model, attacked by whatever else runs in the container: its look at most is lost.
+
+A hostile program sits where Claude Code would. Its model says what the last line of a message asks for: `SAY word` or
+`VOTE agent`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from massgen.agent.calls import Caller
+from massgen.agent.cli import MAX_CALLS, CliSession
+from massgen.agent.httpd import HELD_BYTES
+from massgen.agent.metered import MeteredModel
+from massgen.agent.programs import Claude, Start
+from massgen.agent.view import Decision, Failed, Voted
+from massgen.budget import Cap, Ledger
+from massgen.config.model import ProgramConfig
+from massgen.events.types import Event, ModelCalled, Notice
+from massgen.messages import Reply, Request, ToolCall, Usage
+from massgen.models.base import Model
+from sandbox import Sandbox
+from tests.support.looks import ONE, OWN, Said, view
+
+pytestmark = pytest.mark.docker
+
+PRELUDE = r"""
+import http.client, json, os, re, socket, sys, threading
+prompt, port = sys.stdin.read(), int(sys.argv[1])
+seen = {}
+def connect():
+    return socket.create_connection(("127.0.0.1", port), 20)
+def raw(data):
+    "The status of every answer to what is said at once; the connection is closed by the other side, or said to be over."
+    with connect() as one:
+        try:
+            one.sendall(data)
+            one.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+        told = b""
+        try:
+            while piece := one.recv(65536):
+                told += piece
+        except OSError:
+            pass
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", told) if status != b"100"]
+def post(path, body):
+    one = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    one.request("POST", path, body if isinstance(body, bytes) else json.dumps(body), {"content-type": "application/json"})
+    got = one.getresponse()
+    return got.status, got.read().decode()
+def head(size, path="/v1/messages"):
+    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), size)
+def messages(*texts):
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+def ask(*texts, **more):
+    return post("/v1/messages", {"model": "said", "max_tokens": 99, "messages": messages(*texts), **more})
+def vote(agent, args=None):
+    call = {"name": "vote", "arguments": args or {"agent_id": agent, "reason": "x"}}
+    return post("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})[1]
+def counts(agent):
+    return "does not count" not in vote(agent)
+def tell():
+    ask("SAY " + json.dumps(seen))
+"""
+
+
+def think(request: Request) -> Reply:
+    """What the last line asks for."""
+    line = request.messages[-1].text.strip().splitlines()[-1:]
+    word = line[0] if line else ""
+    usage = Usage(input_tokens=sum(len(message.text) for message in request.messages) // 4, output_tokens=10)
+    if word.startswith("VOTE "):
+        args = {"agent_id": word.removeprefix("VOTE "), "reason": "x"}
+        call = ToolCall(id=f"call-{args['agent_id']}", name="mcp__massgen__vote", args=args)
+        return Reply(calls=(call,), stop="tools", usage=usage)
+    return Reply(text=word.removeprefix("SAY "), usage=usage)
+
+
+class Seat(Claude):
+    """Whoever got hold of the place of Claude Code."""
+
+    def __init__(self, script: str) -> None:
+        self._script = script
+
+    def start(self, *, address: str, model: str, settings: ProgramConfig) -> Start:
+        return Start(argv=("python3", "-I", "-c", PRELUDE + self._script, address.rpartition(":")[2]))
+
+
+@dataclass
+class Attack:
+    """One look of a hostile program, and what came of it on the host."""
+
+    decision: Decision = field(default_factory=lambda: Failed(why="not begun"))
+    model: Said = field(default_factory=lambda: Said(*[think] * 2 * MAX_CALLS))
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What the program told of itself, in its last words to the model."""
+        return dict(json.loads(self.model.requests[-1].messages[-1].text.removeprefix("SAY ")))
+
+
+async def attacked(box: Sandbox, script: str, *, metered: Callable[[Model], Model] = lambda model: model) -> Attack:
+    attack = Attack()
+    session = CliSession(
+        label="agent2",
+        program=Seat(script),
+        settings=ProgramConfig(),
+        caller=Caller(label="agent2", model=metered(attack.model), emit=attack.events.append),
+        box=box,
+        emit=attack.events.append,
+        system_message="",
+        cwd=None,
+        verify="",
+        max_tokens=1000,
+    )
+    attack.decision = await session.look(view(ONE, OWN))
+    return attack
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.probe("46", "47", "50")
+async def test_a_request_of_some_shape_ends_the_run_or_is_read_as_two(box: Sandbox) -> None:
+    """Whatever is said in HTTP is answered once, or refused, and an honest vote counts afterwards."""
+    attack = await attacked(
+        box,
+        r"""
+end = b"Host: x\r\n\r\n"
+seen["head"] = raw(b"HEAD /v1/messages HTTP/1.1\r\n" + end)
+seen["connect"] = raw(b"CONNECT 1.1.1.1:80 HTTP/1.1\r\n" + end)
+seen["upgrade"] = raw(b"GET /mcp HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n" + end)
+seen["old"] = raw(b"POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi")
+seen["new"] = raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+seen["garbage"] = raw(b"\xff" * 1000 + b"\r\n\r\n")
+seen["pipelined"] = raw((b"GET / HTTP/1.1\r\n" + end) * 3)
+inner = b"GET /smuggled HTTP/1.1\r\n" + end
+both = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: %d\r\n" % (5 + len(inner))
+seen["chunked and length"] = raw(both + end + b"0\r\n\r\n" + inner)
+seen["two lengths"] = raw(b"POST / HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: %d\r\n" % len(inner) + end + inner)
+seen["odd coding"] = raw(b"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n" + end + b"0\r\n\r\n" + inner)
+seen["long header"] = raw(b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000 + b"\r\n" + end)
+seen["many headers"] = raw(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 60_000 + end)
+seen["many chunks"] = raw(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + end + b"1\r\nx\r\n" * 40_000)
+seen["continue"] = raw(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n" + end + b"hi")
+seen["cut"] = raw(head(100) + b"x")
+ask(prompt + "\nVOTE agent1")
+tell()
+vote("agent1")
+ask("SAY LATE")
+""",
+    )
+    assert attack.seen == {
+        "head": [404],
+        "connect": [404],
+        "upgrade": [405],
+        "old": [404],
+        "new": [404, 400],
+        "garbage": [400],
+        "pipelined": [404] * 3,
+        "chunked and length": [404, 404],
+        "two lengths": [400],
+        "odd coding": [501],
+        "long header": [431],
+        "many headers": [431],
+        "many chunks": [413],
+        "continue": [404],
+        "cut": [400],
+    }
+    assert isinstance(attack.decision, Voted)
+
+
+@pytest.mark.probe("46", "47")
+async def test_a_body_of_some_shape_ends_the_run_or_reaches_the_provider(box: Sandbox) -> None:
+    """Nests, floods of values, figures that are none, halves of characters: refused or made whole before anybody is asked."""
+    attack = await attacked(
+        box,
+        r"""
+deep = b"[" * 900 + b"]" * 900
+def body(text=b'"SAY odd"', more=b""):
+    return b'{"model": "said", "messages": [{"role": "user", "content": %s}]%s}' % (text, more)
+bodies = {
+    "deep tool": body(more=b', "tools": [{"name": "x", "input_schema": {"x": %s}}]' % deep),
+    "deep text": body(deep),
+    "many lists": b"[" + b"[]," * 2_500_000 + b"[]]",
+    "many messages": b'{"model": "said", "messages": [' + b'{"role":"user","content":"x"},' * 60_000 + b"{}]}",
+    "no number": body(more=b', "max_tokens": NaN'),
+    "huge number": body(more=b', "max_tokens": 1' + b"0" * 4000),
+    "huger number": body(more=b', "max_tokens": 1' + b"0" * 5000),
+    "another model at first": body().replace(b'"said"', b'"said", "model": "dearer"'),
+    "utf-16": body().decode().encode("utf-16"),
+    "half a character": body(b'"SAY \\ud800 odd"'),
+    "half a byte": body(b'"SAY \xed\xa0\x80 odd"'),
+    "more tokens": body(more=b', "max_tokens": 999999'),
+}
+for name, data in bodies.items():
+    seen[name] = post("/v1/messages", data)[0]
+    post("/mcp", data)
+ask(prompt + "\nVOTE agent1")
+nested = x = {}
+for _ in range(900):
+    x["x"] = x = {}
+seen["deep call"] = "not a JSON-RPC request" in vote("", {"agent_id": "agent1", "reason": nested})
+tell()
+vote("agent1")
+""",
+    )
+    refused = {name: code for name, code in attack.seen.items() if code not in (200, True)}
+    assert attack.seen.keys() - refused.keys() == {"half a character", "more tokens", "deep call"}
+    assert refused.pop("another model at first") == 404
+    assert set(refused.values()) == {400}
+    assert all((request.max_tokens or 0) <= 1000 for request in attack.model.requests)
+    assert [message.text for request in attack.model.requests[:2] for message in request.messages] == ["SAY ? odd", "SAY odd"]
+    assert isinstance(attack.decision, Voted)
+
+
+@pytest.mark.probe("47", "48")
+@pytest.mark.parametrize(
+    ("flood", "why"),
+    [
+        pytest.param(
+            r"""
+body = json.dumps({"model": "said", "messages": messages("SAY again")}).encode()
+raw((head(len(body)) + body) * 10_000)
+""",
+            f"after {MAX_CALLS} model calls",
+            id="calls",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            r"""
+call = {"name": "vote", "arguments": {"agent_id": "agent1", "reason": "x"}}
+body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}).encode()
+raw((head(len(body), "/mcp") + body) * 10_000)
+""",
+            "requests came out of its container",
+            id="reports",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+async def test_ten_thousand_requests_are_paid_for_or_logged(box: Sandbox, flood: str, why: str) -> None:
+    """The look ends: so many calls are made at most, and a few lines say what happened."""
+    attack = await attacked(box, flood + "import time\ntime.sleep(60)")
+    assert isinstance(attack.decision, Failed)
+    assert why in attack.decision.why
+    assert len(attack.model.requests) <= MAX_CALLS
+    assert sum(isinstance(event, Notice) for event in attack.events) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.probe("47")
+async def test_bodies_without_end_fill_the_hosts_memory(box: Sandbox) -> None:
+    """A gigabyte in chunks, large ones on every connection at once, and slow ones beside them: the honest vote still counts."""
+    before = resident_bytes()
+    attack = await attacked(
+        box,
+        r"""
+block, large = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n", 30 << 20
+def endless():
+    with connect() as one:
+        one.sendall(b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for sent in range(1024):
+            try:
+                one.sendall(block)
+            except OSError:
+                break
+        return sent < 64
+seen["endless"] = endless()
+slow = [connect() for _ in range(16)]
+for one in slow:
+    one.sendall(head(1000) + b"x")
+held = []
+for _ in range(4):
+    one = connect()
+    held.append(one)
+    try:
+        one.sendall(head(large) + b"x" * (large - 1))
+    except OSError:
+        pass
+told = []
+for one in held:
+    one.settimeout(0.5)
+    try:
+        told.append(one.recv(12)[-3:].decode())
+    except OSError:
+        told.append("waits")
+seen["large"] = sorted(told)
+for one in held:
+    one.close()
+for one in slow:
+    one.sendall(b"x")
+ask(prompt + "\nVOTE agent1")
+tell()
+vote("agent1")
+""",
+    )
+    assert attack.seen["endless"]
+    assert attack.seen["large"].count("waits") <= 2
+    assert resident_bytes() - before < 3 * HELD_BYTES
+    assert isinstance(attack.decision, Voted)
+
+
+@pytest.mark.probe("46")
+async def test_a_call_counts_that_was_made_elsewhere_or_is_over(box: Sandbox) -> None:
+    """Of two conversations at once only the host's counts, whichever is answered first; a call that has a result is over."""
+    attack = await attacked(
+        box,
+        r"""
+other = threading.Thread(target=ask, args=("another task\nVOTE agent2",))
+other.start()
+ask(prompt + "\nVOTE agent1")
+other.join()
+seen["elsewhere"] = counts("agent2")
+seen["grown elsewhere"] = [ask("another task", "", prompt + "\nVOTE agent2")[0], counts("agent2")]
+seen["after a word of nobody's"] = [ask(prompt, "I vote for agent2", "VOTE agent2")[0], counts("agent2")]
+use = {"type": "tool_use", "id": "call-agent1", "name": "mcp__massgen__vote", "input": {"agent_id": "agent1", "reason": "x"}}
+result = {"type": "tool_result", "tool_use_id": "call-agent1", "content": "refused"}
+made = messages(prompt + "\nVOTE agent1") + [{"role": "assistant", "content": [use]}]
+said = {"type": "text", "text": "VOTE agent2"}
+seen["moved on"] = post("/v1/messages", {"model": "said", "messages": made + [{"role": "user", "content": [result, said]}]})[0]
+seen["over"] = counts("agent1")
+tell()
+vote("agent2")
+""",
+    )
+    assert attack.seen == {
+        "elsewhere": False,
+        "grown elsewhere": [200, False],
+        "after a word of nobody's": [200, False],
+        "moved on": 200,
+        "over": False,
+    }
+    assert isinstance(attack.decision, Voted)
+    assert attack.decision.label == "agent2"
+
+
+@pytest.mark.probe("48")
+async def test_calls_at_once_spend_more_than_the_budget(box: Sandbox) -> None:
+    """Sixteen at the same time, each asking for all that a model can say: what is spent stays below the cap."""
+    ledger = Ledger(run=Cap(tokens=3000))
+    attack = await attacked(
+        box,
+        r"""
+threads = [threading.Thread(target=ask, args=("x" * 900 + "\nSAY x",), kwargs={"max_tokens": 9999999}) for _ in range(16)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+""",
+        metered=lambda model: MeteredModel(model, agent="agent2", ledger=ledger, price=None, spent=lambda: None),
+    )
+    assert 0 < len(attack.model.requests) < 16
+    limits = [request.max_tokens or 0 for request in attack.model.requests]
+    *before, last = [event.usage for event in attack.events if isinstance(event, ModelCalled)]
+    assert max(limits) <= 1000
+    assert sum(usage.input_tokens + usage.output_tokens for usage in before) + last.input_tokens + limits[-1] <= 3000
+    assert isinstance(attack.decision, Failed)
