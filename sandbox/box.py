@@ -233,7 +233,7 @@ class Sandbox:
         async with transfer.operation(channel):
             with contextlib.suppress(anyio.EndOfStream):
                 while True:
-                    room -= content.write((await channel.receive())[1])
+                    room -= content.write((await channel.take())[1])
                     if room < 0:
                         raise self._mux.broken(f"more than {max_bytes} bytes of a file were sent")
         channel.check()

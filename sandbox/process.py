@@ -9,6 +9,7 @@ import anyio
 
 from sandbox.channels import Channel
 from sandbox.outcome import Outcome, Output, Reason
+from sandbox.wire import Chunk
 
 _REASONS: dict[str, Reason] = {
     reason: reason
@@ -23,11 +24,11 @@ class Kept:
         self._head_limit = (limit_bytes + 1) // 2
         self._tail_limit = limit_bytes // 2
         self._head = bytearray()
-        self._tail: deque[bytes] = deque()
+        self._tail: deque[Chunk] = deque()
         self._tail_bytes = 0
         self._cut = 0
 
-    def add(self, chunk: bytes) -> None:
+    def add(self, chunk: Chunk) -> None:
         """More of the stream."""
         room = self._head_limit - len(self._head)
         if room > 0:
@@ -96,7 +97,7 @@ class Process:
         """How it ended; output that nobody received is dropped."""
         try:
             while True:
-                await self._channel.receive()
+                await self._channel.take()
         except anyio.EndOfStream:
             return self.outcome or Outcome(reason="lost")
 

@@ -76,9 +76,9 @@ async def _collect(channel: Channel, stdout: Kept, stderr: Kept, on_output: OnOu
     """Everything until the command's end."""
     with contextlib.suppress(anyio.EndOfStream):
         while True:
-            stream, chunk = await channel.receive()
+            stream, chunk = await channel.take()
             (stdout if stream == 1 else stderr).add(chunk)
-            if on_output is not None and (slow := on_output(stream, chunk)) is not None:
+            if on_output is not None and (slow := on_output(stream, bytes(chunk))) is not None:
                 await slow
 
 

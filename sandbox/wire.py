@@ -56,7 +56,7 @@ def data_head(channel: int, stream: int, count: int) -> bytes:
 
 def data_of(payload: "bytes | bytearray") -> Chunk:
     """The bytes of a `DATA` frame without its stream; long ones are not copied."""
-    return payload[1:] if isinstance(payload, bytes) else memoryview(payload)[1:]
+    return payload[1:] if len(payload) < 4096 else memoryview(payload)[1:]
 
 
 def control_frame(kind: int, channel: int, body: dict[str, Any]) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from sandbox import owner
 from sandbox.engines import docker_address, docker_volumes
 from sandbox.engines.base import ALIVE_S, EngineFacts, ImageFacts, Link
 from sandbox.engines.docker_container import config_of, host_config_of, start_attached
+from sandbox.engines.docker_pieces import Pieces
 from sandbox.engines.images import Images
 from sandbox.engines.stream import RawStream
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, StartFailed
@@ -40,8 +40,6 @@ Client = Any
 
 CALL_S = 30.0
 GONE_S = 20.0
-LAST_WORDS_BYTES = 64 * 1024
-_HEADER = struct.Struct(">BxxxL")
 _RECURSIVE_RO_API = (1, 44)
 
 
@@ -263,8 +261,7 @@ class DockerLink:
         self._engine = engine
         self._name = name
         self._stream = RawStream(raw)
-        self._buffer = bytearray()
-        self._words = bytearray()
+        self._pieces = Pieces()
         self._closed = False
 
     def offer(self, data: bytes | memoryview) -> int:
@@ -277,32 +274,11 @@ class DockerLink:
 
     async def pump(self, take: Callable[[bytes | memoryview], None]) -> None:
         """Frames of the guest; its stderr is kept aside."""
-        await self._stream.pump(lambda chunk: self._parse(chunk, take))
-
-    def _parse(self, chunk: memoryview, take: Callable[[bytes | memoryview], None]) -> None:
-        buffer = self._buffer
-        if buffer:
-            buffer += chunk
-        with memoryview(buffer) if buffer else chunk as view:
-            start, size = 0, len(view)
-            while size - start >= _HEADER.size:
-                stream, length = _HEADER.unpack_from(view, start)
-                begin = start + _HEADER.size
-                if begin + length > size:
-                    break
-                start = begin + length
-                if stream == 1:
-                    take(view[begin:start])
-                elif len(self._words) < LAST_WORDS_BYTES:
-                    self._words += view[begin : min(start, begin + LAST_WORDS_BYTES - len(self._words))]
-            if not buffer:
-                buffer += view[start:]
-                return
-        del buffer[:start]
+        await self._stream.pump(lambda chunk: self._pieces.feed(chunk, take))
 
     def last_words(self) -> str:
         """The guest's stderr."""
-        return self._words.decode("utf-8", "replace").strip()
+        return self._pieces.words.decode("utf-8", "replace").strip()
 
     async def let_go(self, patience_s: float) -> float | None:
         """Without a hang-up: the kernel does no more when a process ends."""

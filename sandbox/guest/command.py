@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
+import termios
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ PIPE_BYTES = 1 << 20
 F_SETPIPE_SZ = 1031
 FULL_BYTES = 64 * 1024
 """What a pipe holds that nobody widened."""
+LONG_BYTES = 256 * 1024
+"""At most so much in one frame."""
 _buffer = memoryview(bytearray(CHUNK))
 
 
@@ -85,6 +89,8 @@ class Command:
         """Pass on what the child wrote, as far as the host granted credit."""
         if self.credit <= 0:
             return  # the other stream has just used it up
+        if fd in self._wide and self._max_output is None and self.guest.outlet.idle() and self._relay(fd):
+            return
         try:
             count = os.readv(fd, (_buffer[: self.credit],))
         except BlockingIOError:
@@ -95,14 +101,26 @@ class Command:
         if count >= FULL_BYTES and fd not in self._wide:
             self._wide.add(fd)
             widen(fd)  # not for each command at its start: few say that much
-        if self.idle_s is not None:
-            self.heard = time.monotonic()
         if self._max_output is not None:
             count = self._allowed(count)
             if not count:
                 return
-        self.credit -= count
         self.guest.send(data_head(self.channel, self._outputs[fd], count), _buffer[:count])
+        self._passed_on(count)
+
+    def _relay(self, fd: int) -> bool:
+        """Pass much on at once, from pipe to pipe. False when it is not much that waits there."""
+        count = min(waiting_bytes(fd), self.credit, LONG_BYTES)
+        if count < FULL_BYTES:
+            return False
+        self.guest.outlet.send_from(fd, data_head(self.channel, self._outputs[fd], count), count)
+        self._passed_on(count)
+        return True
+
+    def _passed_on(self, count: int) -> None:
+        self.credit -= count
+        if self.idle_s is not None:
+            self.heard = time.monotonic()
         if self.credit <= 0:
             self._pause()
 
@@ -315,6 +333,11 @@ def _own(fd: int) -> int:
     """Our end of a pipe: never waits."""
     os.set_blocking(fd, False)
     return fd
+
+
+def waiting_bytes(fd: int) -> int:
+    """How much a pipe holds."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def widen(fd: int) -> None:

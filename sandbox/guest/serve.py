@@ -10,12 +10,11 @@ import os
 import select
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
 from typing import Any, Callable
 
 from sandbox.guest import commit, files, recover, upper, walk
 from sandbox.guest.command import Command, widen
+from sandbox.guest.outlet import Outlet
 from sandbox.guest.port import Connection, Port
 from sandbox.guest.task import Task, Work
 from sandbox.wire import (
@@ -27,7 +26,6 @@ from sandbox.wire import (
     OPEN,
     RESET,
     VERSION,
-    Chunk,
     Decoder,
     Frame,
     WireError,
@@ -39,8 +37,6 @@ from sandbox.wire import (
 
 Ready = Callable[[int], None]
 CHUNK = 256 * 1024
-PIECES = 16
-"""Of the queue, in one call."""
 MAX_COMMANDS = 64
 ABANDON_S = 30.0
 STALL_S = 3
@@ -69,7 +65,6 @@ class Guest:
         """The roots that are overlay drafts."""
         self.disk_full = False
         """A layer has outgrown its limit: the loop ends what runs."""
-        self._in, self._out = stdin, stdout
         os.set_blocking(stdin, False)
         os.set_blocking(stdout, False)
         for fd in (stdin, stdout):
@@ -84,9 +79,6 @@ class Guest:
         self._epoll = select.epoll()
         self._ready: dict[int, Ready] = {}
         self._buffer = memoryview(bytearray(CHUNK))
-        self._lock = threading.Lock()
-        self._queue: deque[Chunk] = deque()
-        self._loop = threading.get_ident()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
@@ -97,6 +89,8 @@ class Guest:
         self._heard = time.monotonic()
         self._silence_s = 0.0
         self._on_silence = on_silence
+        self.outlet = Outlet(stdout, self.watch_write, self.forget, self.wake)
+        self.send = self.outlet.send
         self._closed = False
         self.over = threading.Event()
         self._clock = threading.Thread(target=self._watch_clock, daemon=True)
@@ -136,55 +130,7 @@ class Guest:
             os.read(fd, 4096)
         except BlockingIOError:
             pass
-        if self._queue:
-            self._flush(self._out)
-
-    # -- frames out ------------------------------------------------------------------------------------------
-
-    def send(self, head: bytes, body: Chunk = b"") -> None:
-        """Send one frame, from any thread; what the pipe does not take at once waits in the queue.
-
-        On the loop's own thread `body` may change after the call, on others it may not.
-        """
-        if threading.get_ident() != self._loop:
-            with self._lock:
-                self._queue.extend((head, body))
-            self.wake()
-        elif self._queue:
-            with self._lock:
-                self._queue.extend((head, bytes(body)))
-            self._flush(self._out)
-        elif left := self._write((head, body)):
-            with self._lock:
-                self._queue.extendleft(map(bytes, reversed(left)))
-            self._flush(self._out)
-
-    def _write(self, pieces: Sequence[Chunk]) -> list[Chunk]:
-        """What the pipe did not take."""
-        try:
-            count = os.writev(self._out, pieces)
-        except BlockingIOError:
-            count = 0
-        except OSError:
-            self._closed = True
-            return []
-        left: list[Chunk] = []
-        for piece in pieces:
-            if count < len(piece):
-                left.append(memoryview(piece)[count:] if count else piece)
-            count = max(0, count - len(piece))
-        return left
-
-    def _flush(self, fd: int) -> None:
-        while self._queue:
-            with self._lock:
-                pieces = [self._queue.popleft() for _ in range(min(len(self._queue), PIECES))]
-            if left := self._write(pieces):
-                with self._lock:
-                    self._queue.extendleft(reversed(left))
-                self.watch_write(fd, self._flush)
-                return
-        self.forget(fd)
+        self.outlet.go_on()
 
     # -- frames in -------------------------------------------------------------------------------------------
 
@@ -290,7 +236,7 @@ class Guest:
         """Until the host is gone. Raises WireError when it does not speak our protocol."""
         self._clock.start()
         try:
-            while not self._closed:
+            while not (self._closed or self.outlet.broken):
                 self._turns += 1
                 batch = [(fd, self._ready.get(fd)) for fd, _ in self._epoll.poll(self._patience())]
                 for fd, ready in batch:

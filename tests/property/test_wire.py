@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox import wire
+from sandbox.engines.docker_pieces import Pieces
 from sandbox.wire import CLOSE, CREDIT, DATA, END, HELLO, MAX_PAYLOAD, OPEN, RESET, Decoder, Frame, Records, WireError
 
 CHANNEL = st.integers(0, 2**32 - 1)
@@ -135,3 +137,19 @@ def test_control_payload_that_is_no_object_is_refused(value: object) -> None:
     """Lists, numbers and null are not requests."""
     with pytest.raises(WireError):
         wire.object_of(json.dumps(value).encode())
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 2]), st.binary(max_size=40)), max_size=12), st.lists(st.integers(0, 1000), max_size=30)
+)
+def test_what_the_guest_says_does_not_depend_on_how_its_engine_cuts_it(said: list[tuple[int, bytes]], places: list[int]) -> None:
+    """Pieces of any length, arriving in any portions: stdout in order, the rest apart."""
+    pieces, found = Pieces(), bytearray()
+
+    def take(chunk: bytes | memoryview) -> None:
+        found.extend(chunk)
+
+    for portion in cut(b"".join(struct.pack(">BxxxL", source, len(words)) + words for source, words in said), places):
+        pieces.feed(memoryview(portion), take)
+    assert found == b"".join(words for source, words in said if source == 1)
+    assert pieces.words == b"".join(words for source, words in said if source == 2)
