@@ -5,7 +5,7 @@ them such a test is skipped and counted at the end of the report under "not run"
 MASSGEN_REQUIRE_DOCKER=1: there a missing engine fails the tests instead, because a green report in which no
 container ever ran would say nothing about a sandbox.
 
-A test marked `slow` runs when MASSGEN_SLICE is `all`, or the number of a day that its turn falls on: every seventh day, or, where
+A test marked `slow` runs when MASSGEN_SLICE is `all`, or the number of a day that its turn falls on: every 14th day, or, where
 the mark says `slow(of=3, turn=0)`, every third. What was left out is counted by reason, with names where they are few;
 MASSGEN_NOT_RUN names a file for all of them.
 """
@@ -26,7 +26,7 @@ pytest_plugins = ["tests.security.corpus_report"]
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE = "massgen-agent:latest"
-SLICES = 7
+SLICES = 14
 FEW = 6
 
 # No deadline per example: it would measure how busy the machine is.
@@ -77,7 +77,7 @@ def weights_missing() -> str:
 
 def left_for_another_day(name: str, chosen: str, *, of: int = SLICES, turn: int | None = None) -> str:
     """Why a slow test is left out when MASSGEN_SLICE is `chosen`; empty when it runs. Its days never change."""
-    turn = crc32(name.encode()) % of if turn is None else turn
+    turn = (crc32(name.encode()) if turn is None else turn) % of
     if chosen == "all" or (chosen and int(chosen) % of == turn):
         return ""
     return f"slow, runs every {of} days: MASSGEN_SLICE={turn} is such a day, scripts/test --slow runs all"

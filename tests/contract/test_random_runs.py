@@ -135,8 +135,7 @@ def test_a_run_of_anybody_ends_with_the_most_valid_votes(agents: list[list[str]]
     law(agents, consensus)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("piece", range(PIECES))
+@pytest.mark.parametrize("piece", [pytest.param(n, marks=pytest.mark.slow(turn=n)) for n in range(PIECES)])
 def test_ten_thousand_runs_of_anybody(piece: int) -> None:
     """The same, at length: each piece from a seed of its own, so that a find comes again."""
     often = settings(max_examples=10_000 // PIECES, deadline=None, database=None, suppress_health_check=QUIET)

@@ -72,18 +72,19 @@ def team(user: User, hostile: str, good: str) -> None:
 
 @pytest.mark.probe("47")
 @pytest.mark.parametrize(
-    "attack",
+    ("attack", "times"),
     [
-        pytest.param(FLOOD, id="flood"),
-        pytest.param(FORGED, id="forged"),
-        pytest.param(MANY, id="many", marks=pytest.mark.slow),
-        pytest.param(DEEP, id="deep", marks=pytest.mark.slow),
+        pytest.param(FLOOD, 1, id="flood"),
+        pytest.param(FLOOD, 3, id="floods", marks=pytest.mark.slow),
+        pytest.param(FORGED, 3, id="forged"),
+        pytest.param(MANY, 3, id="many", marks=pytest.mark.slow),
+        pytest.param(DEEP, 3, id="deep", marks=pytest.mark.slow),
     ],
 )
-def test_a_container_that_attacks_its_line_loses_its_look_alone(user: User, attack: str):
+def test_a_container_that_attacks_its_line_loses_its_look_alone(user: User, attack: str, times: int):
     """A gigabyte, results that nobody asked for, ten thousand lines, a nest of brackets: a typed end, and the other's vote."""
     with fake_provider() as hostile, fake_provider() as good:
-        hostile.think = thinks(*[attack] * 3, answer="mine")
+        hostile.think = thinks(*[attack] * times, answer="mine")
         good.think = thinks(FIX, answer="use extend")
         team(user, hostile.url, good.url)
         done = user.massgen("run", "Make the tests pass", "--config", "team.yaml", "--write", "p", "--json")

@@ -129,8 +129,7 @@ def test_a_build_that_fails_leaves_a_name(unpacked: Path, tmp_path: Path) -> Non
     assert ids("massgen-test-image") & {name} == set()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", WORKS)
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.slow(turn=n)) for n, name in enumerate(WORKS, start=3)])
 async def test_a_variant_lacks_what_it_is_for(engine: DockerEngine, unpacked: Path, variant: str, tmp_path: Path) -> None:
     """Each variant as its name promises, by the path of a machine with or without a registry, kept as bootstrap keeps its own."""
     built = build(unpacked, tmp_path, variant)

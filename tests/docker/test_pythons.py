@@ -21,7 +21,7 @@ from tests.docker.engine_view import client, gone, host, labelled, line
 from tests.security.attack import SMALL
 from tests.support.boxes import Boxes, seen
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow]
+pytestmark = pytest.mark.docker
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # A mirror that stands still for weeks is good enough here.
@@ -99,7 +99,13 @@ def python_image(suite: str, tmp_path: Path) -> Iterator[str]:
         subprocess.run(["docker", "image", "rm", name], capture_output=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize("suite", [*PYTHONS, pytest.param("musl", marks=NO_MUSL)])
+@pytest.mark.parametrize(
+    "suite",
+    [
+        *(pytest.param(suite, marks=pytest.mark.slow(turn=n)) for n, suite in enumerate(PYTHONS, start=6)),
+        pytest.param("musl", marks=NO_MUSL),
+    ],
+)
 async def test_a_python_that_is_promised_breaks_the_guest(suite: str, python_image: str, tmp_path: Path) -> None:
     """Run, spawn, limits, snapshot, apply, undo, and death with the host: all of it holds on each Python from 3.9 on."""
     engine = await DockerEngine.connect()

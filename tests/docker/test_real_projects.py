@@ -75,7 +75,7 @@ CASES = {
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("package", CASES)
+@pytest.mark.parametrize("package", [pytest.param(name, marks=pytest.mark.slow(turn=n)) for n, name in enumerate(CASES, start=1)])
 def test_whatever_the_local_model_does_to_a_real_package_the_verdict_is_honest(user: User, package: str):
     """At least one repair is tried; exit 0 means that the package's tests pass; nothing but the lease changed the project."""
     tree = source_tree(package, user.cwd)

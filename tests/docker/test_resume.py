@@ -16,8 +16,8 @@ from tests.support.user import User, agent, events, say, snapshot_of
 
 pytestmark = pytest.mark.docker
 
-ALWAYS = ("AnswerGiven", "Selected", "LeaseGranted")
-"""Before the vote, after it, and with the right to write given; the other events are slow."""
+ALWAYS = ("LeaseGranted",)
+"""With the right to write given. The other events are slow; one more, before the vote, is below."""
 OF_THE_END = ("RunFinished", "RunResumed")
 """A run that ended has no resumption, one that began has no such event: they are killed below."""
 OTHERS = sorted(event_types().keys() - set(ALWAYS) - set(OF_THE_END))

@@ -110,7 +110,7 @@ async def test_what_every_agent_has_is_broken_by_the_filter(plain: Sandbox, tool
     await works(plain, IN_AGENT_IMAGE[tool])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(turn=0)  # the image is made once for all of them
 @pytest.mark.parametrize("tool", IN_OWN_IMAGE)
 async def test_a_tool_chain_is_broken_by_the_filter(equipped: Sandbox, tool: str) -> None:
     """Compilers, threads, collectors, compiled hot loops, every kind of descriptor and loopback servers work as outside."""

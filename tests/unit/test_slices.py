@@ -1,4 +1,4 @@
-"""The slow tests: left out where nobody waits for them, and still each one runs once a week."""
+"""The slow tests: left out where nobody waits for them, and still each one runs once a fortnight."""
 
 from __future__ import annotations
 
