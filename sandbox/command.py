@@ -39,7 +39,7 @@ def main(args: Sequence[str], *, prog: str, withhold: Withhold | None = None, gi
     parser = _parser(prog)
     given = parser.parse_args(args)
     argv = given.argv[1:] if given.argv[:1] == ["--"] else given.argv
-    if not argv:
+    if not argv or not argv[0]:
         parser.error(f"there is no command; put it after --, as in: {prog} --memory 512m -- python3 script.py")
     import anyio
 
@@ -78,20 +78,26 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("-t", "--timeout", type=_seconds, default=3600.0, metavar="TIME", help="90, 10m, 1h (1h)")
     parser.add_argument("--idle-timeout", type=_seconds, metavar="TIME", help="how long it may write nothing (for ever)")
     parser.add_argument("--output", type=_size, metavar="SIZE", help="how much it may write to both streams (any amount)")
-    parser.add_argument("--read", action="append", default=[], metavar="PATH", help="show this read-only; repeatable")
-    parser.add_argument("--write", action="append", default=[], metavar="PATH", help="show this as a draft; repeatable")
+    parser.add_argument("--read", type=_word, action="append", default=[], metavar="PATH", help="show this read-only")
+    parser.add_argument("--write", type=_word, action="append", default=[], metavar="PATH", help="show this as a draft")
     parser.add_argument("--no-cwd", action="store_true", help="do not show the folder you stand in")
-    parser.add_argument("--workdir", metavar="PATH", help="where it starts inside (the folder you stand in)")
+    parser.add_argument("--workdir", type=_word, metavar="PATH", help="where it starts inside (the folder you stand in)")
     parser.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="a variable; without a value: yours")
     image = os.environ.get("MASSGEN_IMAGE") or DEFAULT_IMAGE
-    parser.add_argument("--image", default=image, help=f"any with python3 3.9 or newer ({DEFAULT_IMAGE})")
-    parser.add_argument("--runtime", default="", metavar="NAME", help="the engine's runtime, such as runsc")
-    parser.add_argument("--keep-changes", metavar="FILE", help="write what it changed as a patch for `git apply`")
+    parser.add_argument("--image", type=_word, default=image, help=f"any with python3 3.9 or newer ({DEFAULT_IMAGE})")
+    parser.add_argument("--runtime", type=_word, metavar="NAME", help="the engine's runtime, such as runsc")
+    parser.add_argument("--keep-changes", type=_word, metavar="FILE", help="write what it changed as a patch for `git apply`")
     parser.add_argument("-i", "--interactive", action="store_true", help="pass a terminal's input on, too")
     parser.add_argument("--stats", action="store_true", help="figures on stderr at the end")
     parser.add_argument("--json", action="store_true", help="one object on stdout, with the output in it")
     parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="the command and its arguments")
     return parser
+
+
+def _word(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give it a value, or leave the option out")
+    return text
 
 
 def _size(text: str) -> int:
@@ -125,10 +131,11 @@ def _count(text: str) -> int:
 
 
 async def _go(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) -> int:  # noqa: ANN401 - argparse's own namespace
+    from sandbox.command_job import job_of
     from sandbox.errors import SandboxError
 
     try:
-        return await _until_signalled(_job(given, argv, prog, rules), given, prog)
+        return await _until_signalled(job_of(given, argv, rules, tell=lambda text: _tell(f"{prog}: {text}")), given, prog)
     except (SandboxError, OSError, BaseExceptionGroup) as error:
         first = _first(error)
         if isinstance(first, BrokenPipeError):
@@ -173,103 +180,8 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _tell(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stderr.flush()
-
-
-def _job(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) -> Job:  # noqa: ANN401 - same
-    from sandbox.execute import Job
-    from sandbox.spec import WORKSPACE, Limits
-
-    if given.keep_changes and not _writable(Path(given.keep_changes)):
-        raise SpecError(f"--keep-changes {given.keep_changes} cannot be written; name a file in a folder that is there")
-    here = Path.cwd().resolve()
-    write = [_shown(path) for path in given.write]
-    read = [_shown(path) for path in given.read]
-    cwd = WORKSPACE
-    if not given.no_cwd and not any(here.is_relative_to(path) for path in (*write, *read)):
-        if why := _unfit(here):
-            _tell(f"{prog}: {here} is {why} and not shown; the command starts in {given.workdir or WORKSPACE}")
-        else:
-            write.append(_with_repository(here, (*write, *read)))
-    if any(here.is_relative_to(path) for path in (*write, *read)):
-        cwd = str(here)
-    limits = Limits(memory_bytes=given.memory, cpus=given.cpus, pids=given.pids_limit, command_timeout_s=given.timeout)
-    return Job(
-        argv=argv,
-        image=given.image,
-        limits=limits,
-        disk_bytes=given.disk,
-        read=tuple(read),
-        write=tuple(write),
-        cwd=given.workdir or cwd,
-        env=_environment(given.env),
-        patch=bool(given.keep_changes),
-        peaks=given.stats or given.json,
-        idle_timeout_s=given.idle_timeout,
-        max_output_bytes=given.output,
-        runtime=given.runtime,
-        **{name: rule for name, rule in rules.items() if rule},
-    )
-
-
-def _shown(typed: str) -> Path:
-    path = Path(typed).resolve()
-    if not path.exists():
-        raise SpecError(f"{typed} does not exist; create it or leave it out")
-    if why := _unfit(path):
-        raise SpecError(f"{typed} is {why} and is not shown to commands; name a folder in it, or copy what you need")
-    return path
-
-
-def _with_repository(here: Path, named: Sequence[Path]) -> Path:
-    """What is shown for the folder one stands in: of a repository all, or git and whatever looks above would find nothing.
-
-    Only the folder where all of it would be too much to copy, or somebody named a part of it to be shown otherwise.
-    """
-    from sandbox.drafts import tree
-    from sandbox.gitmask import git_root
-    from sandbox.repository import MAX_BYTES
-    from sandbox.spec import Mount
-    from sandbox.views import agent_uid, foresee
-
-    top = git_root(here) or here
-    if top == here or _unfit(top) or any(path.is_relative_to(top) for path in named):
-        return here
-    if foresee(Mount(source=top, mode="draft"), uid=agent_uid()).kind == "overlay":
-        return top
-    return top if sum(found.size for found in tree(top)) <= MAX_BYTES else here
-
-
-def _writable(file: Path) -> bool:
-    if file.exists():
-        return not file.is_dir() and os.access(file, os.W_OK)
-    return file.parent.is_dir() and os.access(file.parent, os.W_OK)
-
-
-def _unfit(folder: Path) -> str:
-    from sandbox.facts import cache_folder, state_folder
-    from sandbox.plan_checks import check_target
-
-    if folder == Path("/") or Path.home().resolve().is_relative_to(folder):
-        return "your home folder, or holds it,"
-    if any(own.is_relative_to(folder) or folder.is_relative_to(own) for own in (cache_folder(), state_folder())):
-        return "where massgen keeps its own files"
-    try:
-        check_target(str(folder))
-    except SpecError:
-        return "where a container has its own system,"
-    return ""
-
-
-def _environment(words: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for word in words:
-        name, is_given, value = word.partition("=")
-        if not name or (not is_given and name not in os.environ):
-            raise SpecError(f"--env {word}: there is no such variable; write {name or 'NAME'}=VALUE")
-        found[name] = value if is_given else os.environ[name]
-    return found
 
 
 async def _run(job: Job, given: Any, engine: Any, prog: str) -> int:  # noqa: ANN401 - same
@@ -288,17 +200,21 @@ async def _run(job: Job, given: Any, engine: Any, prog: str) -> int:  # noqa: AN
         more = f" and {len(done.left_out) - 1} more" if len(done.left_out) > 1 else ""
         _tell(f"{prog}: not in {given.keep_changes}: {done.left_out[0]!r}{more}, too large for a patch or not to be read")
     outcome = done.outcome
+    why = _why(outcome, given)
+    code = 2 if outcome.reason == "refused" and "--workdir" in why else outcome.shell_code
     if given.json:
-        sys.stdout.write(json.dumps(_object(done) | {"why": _why(outcome, given)}) + "\n")
+        sys.stdout.write(json.dumps(_object(done) | {"code": code, "why": why}) + "\n")
         sys.stdout.flush()
-    if why := _why(outcome, given):
+    if why:
         _tell(f"{prog}: {outcome.reason}: {why}")
     if given.stats:
         _tell(_stats(done))
-    return outcome.shell_code
+    return code
 
 
 def _why(outcome: Outcome, given: Any) -> str:  # noqa: ANN401 - same
+    from sandbox.guest.birth import NO_START
+
     match outcome.reason:
         case "idle":
             return f"it wrote nothing for {given.idle_timeout:g} s and was stopped; raise --idle-timeout"
@@ -312,6 +228,8 @@ def _why(outcome: Outcome, given: Any) -> str:  # noqa: ANN401 - same
             return f"it failed after a process or thread beyond {given.pids_limit} was refused; raise --pids-limit"
         case "disk":
             return f"{outcome.why.partition(';')[0]}; raise --disk, or --memory for /tmp and the home inside"
+        case "refused" if outcome.why.startswith(NO_START):
+            return f"{outcome.why}; give --workdir a folder of the image, or show this one (--read, --write)"
         case "exited" | "signalled":
             return "a shell says 153 when a file grew beyond what it may; raise --disk" if outcome.exit_code == 153 else ""
         case _:
@@ -350,7 +268,7 @@ def _object(done: Done) -> dict[str, Any]:
     outcome = done.outcome
     plain = {key: value for key, value in asdict(outcome).items() if key not in ("stdout", "stderr")}
     texts = {"stdout": outcome.stdout.text, "stderr": outcome.stderr.text, "cut_bytes": outcome.cut_bytes}
-    return {"code": outcome.shell_code, **plain, **texts, "start_s": round(done.start_s, 4), "mounts": list(done.mounts)}
+    return {**plain, **texts, "start_s": round(done.start_s, 4), "mounts": list(done.mounts)}
 
 
 def _stats(done: Done) -> str:

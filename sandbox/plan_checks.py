@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from sandbox.errors import SpecError
-from sandbox.spec import HOME, MIB, PEERS, WORKSPACE, Limits, Mount
+from sandbox.measures import MAX_BYTES, MAX_DURATION_S
+from sandbox.spec import DEFAULT_IMAGE, HOME, MIB, PEERS, WORKSPACE, Limits, Mount
 
 _RESERVED = (
     "/usr",
@@ -28,30 +30,34 @@ _RESERVED = (
 _RESERVED_EXACT = ("/", "/var", "/opt", "/home", "/tmp", "/root", WORKSPACE, PEERS, HOME)
 
 
-_LEAST: Mapping[str, float] = {"memory_bytes": 32 * MIB, "cpus": 0.01, "pids": 8, "open_files": 32}
-"""Below these the engine or the guest does not come up, and says so in words of its own."""
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "memory_bytes": (32 * MIB, MAX_BYTES),
+    "cpus": (0.01, 2**20),
+    "pids": (8, 2**22),  # PID_MAX_LIMIT: a kernel takes no more
+    "open_files": (32, 2**20),  # fs.nr_open, which is more on few machines
+    "workspace_bytes": (1, MAX_BYTES),
+    "tmp_bytes": (1, MAX_BYTES),
+    "inodes": (1, 2**31),  # of 2**64 the kernel makes 0, and of that: no limit
+    "output_bytes": (1, MAX_BYTES),
+    "command_timeout_s": (0, MAX_DURATION_S),
+    "silence_s": (0.1, MAX_DURATION_S),
+}
+"""Outside of these the engine, the kernel or the guest fails in words of its own, or takes the number for another one."""
 
 
 def check_limits(limits: Limits) -> None:
-    """Every limit is finite, and enough for the guest and one command."""
-    for name in (
-        "memory_bytes",
-        "cpus",
-        "pids",
-        "open_files",
-        "workspace_bytes",
-        "tmp_bytes",
-        "inodes",
-        "output_bytes",
-        "command_timeout_s",
-        "silence_s",
-    ):
-        if not 0 < getattr(limits, name) < math.inf:
-            raise SpecError(f"limit {name} is {getattr(limits, name)}; it must be above zero (there is no unlimited)")
-    for name, least in _LEAST.items():
-        if getattr(limits, name) < least:
-            told = f"{least // MIB} MiB" if name.endswith("_bytes") else f"{least:g}"
-            raise SpecError(f"limit {name} is {getattr(limits, name)}; a sandbox needs at least {told}")
+    """Every limit is a number, finite, enough for the guest and one command, and one that a kernel knows."""
+    for name, (least, most) in _RANGES.items():
+        value = getattr(limits, name)
+        kind = float | int if name == "cpus" or name.endswith("_s") else int
+        if isinstance(value, bool) or not isinstance(value, kind | float) or not 0 < value < math.inf:
+            raise SpecError(f"limit {name} is {value!r:.40}; it must be a number above zero (there is no unlimited)")
+        if not isinstance(value, kind):
+            raise SpecError(f"limit {name} is {value}; it must be a whole number")
+        if not least <= value <= most:
+            end, word = (least, "needs at least") if value < least else (most, "can have at most")
+            told = f"{end / MIB:.15g} MiB" if name.endswith("_bytes") else f"{end:.15g}"
+            raise SpecError(f"limit {name} is {value}; a sandbox {word} {told}")
 
 
 def check_machine(limits: Limits, *, cpus: int, memory_bytes: int) -> None:
@@ -59,15 +65,35 @@ def check_machine(limits: Limits, *, cpus: int, memory_bytes: int) -> None:
     least = Limits()
     if limits.cpus > max(cpus, least.cpus):
         raise SpecError(f"limit cpus is {limits.cpus:g}, and the engine's machine has {cpus} processors; ask for at most that")
-    if memory_bytes and limits.memory_bytes > max(memory_bytes, least.memory_bytes):
-        have = memory_bytes // 1024**2
-        raise SpecError(
-            f"limit memory_bytes is {limits.memory_bytes}, and the engine's machine has {have} MiB; ask for at most {have}m"
-        )
+    for name in ("memory_bytes", "workspace_bytes", "tmp_bytes"):  # files lie in memory, too
+        value = getattr(limits, name)
+        if memory_bytes and value > max(memory_bytes, getattr(least, name)):
+            have = memory_bytes // MIB
+            files = " (with disk)" if limits.memory_covers_files and name == "memory_bytes" else ""
+            raise SpecError(f"limit {name}{files} is {value}, and the engine's machine has {have} MiB; ask for at most {have}m")
+
+
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
+_NAME = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_REFERENCE = re.compile(
+    rf"(?:{_HOST}/)?{_NAME}(?:/{_NAME})*(?::\w[\w.-]{{0,127}})?(?:@[a-zA-Z][a-zA-Z0-9+._-]*:[0-9a-fA-F]{{32,128}})?", re.ASCII
+)
+"""Of an image, as engines read one."""
+
+
+def check_image(name: str) -> None:
+    """An image's name becomes a part of an address of the engine's API: `../../containers/json` would be another question."""
+    if len(name) > 512 or not _REFERENCE.fullmatch(name):
+        raise SpecError(f"{name[:80]!r} is no name of an image; write one as `docker images` shows it, such as {DEFAULT_IMAGE}")
 
 
 def check_target(target: str) -> None:
-    """A context path never covers the container's own system."""
+    """A context path never covers the container's own system, and has a name that an engine can be told."""
+    try:
+        target.encode()
+    except UnicodeEncodeError:
+        raise SpecError(f"the name of {target!r} is no text (UTF-8), which engines cannot be told; rename it") from None
     pure = PurePosixPath(target)
     if not pure.is_absolute() or ".." in pure.parts or "\0" in target or str(pure) != target or target.startswith("//"):
         raise SpecError(f"{target} cannot be a path inside a container; give an absolute one")

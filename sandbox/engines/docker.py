@@ -33,6 +33,7 @@ from sandbox.engines.stream import RawStream
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, StartFailed
 from sandbox.facts import cache_folder, guest_zip
 from sandbox.plan import Plan
+from sandbox.plan_checks import check_image
 
 T = TypeVar("T")
 Client = Any
@@ -111,7 +112,8 @@ class DockerEngine:
         return self._facts
 
     async def image(self, name: str) -> ImageFacts:
-        """Look an image up; never pulls."""
+        """Look an image up; never pulls. Raises SpecError for what is no name of one."""
+        check_image(name)
 
         def inspect(client: Client) -> ImageFacts:
             try:

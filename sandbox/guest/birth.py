@@ -17,6 +17,7 @@ SETSIGDEF, SETSIGMASK, SETSID = 0x04, 0x08, 0x80
 OPAQUE_BYTES = 1024
 """More than any C library's `posix_spawnattr_t`, `posix_spawn_file_actions_t` or `sigset_t`."""
 
+NO_START = "no program can start in this folder"
 MOST_KNOWN = 64
 """Of the lists of `_actions`; each keeps a kilobyte or two."""
 
@@ -57,11 +58,14 @@ def start(argv: list[str], env: dict[str, str], cwd: str, *, feed: bool) -> Born
 
 
 def _check_folder(cwd: str) -> None:
-    """Raises OSError where no program can start."""
-    if not stat.S_ISDIR(os.stat(cwd).st_mode):
-        raise NotADirectoryError(20, os.strerror(20), cwd)
-    if not os.access(cwd, os.X_OK):
-        raise PermissionError(13, os.strerror(13), cwd)
+    """Raises OSError where no program can start; without a word on the folder it would read as if the program were missing."""
+    try:
+        if not stat.S_ISDIR(os.stat(cwd).st_mode):
+            raise NotADirectoryError(20, os.strerror(20))
+        if not os.access(cwd, os.X_OK):
+            raise PermissionError(13, os.strerror(13))
+    except OSError as error:
+        raise OSError(error.errno, f"{NO_START} ({error.strerror})", cwd) from None
 
 
 def _found(name: str, env: dict[str, str], cwd: str) -> str:

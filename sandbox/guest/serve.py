@@ -39,6 +39,8 @@ Ready = Callable[[int], None]
 CHUNK = 256 * 1024
 MAX_COMMANDS = 64
 ABANDON_S = 30.0
+LONGEST_WAIT_S = 3600.0
+"""Of one turn of the loop: a system call takes no number of seconds that a float can be."""
 STALL_S = 3
 """How long the loop may stand still before everything else is killed; twice that, and the guest ends itself."""
 
@@ -262,7 +264,7 @@ class Guest:
                 at = channel.expires()
                 if at is not None and (soonest is None or at < soonest):
                     soonest = at
-        return None if soonest is None else max(0.0, soonest - time.monotonic()) + 0.001
+        return None if soonest is None else min(max(0.0, soonest - time.monotonic()) + 0.001, LONGEST_WAIT_S)
 
     def _settle(self) -> None:
         """Reap, sweep, expire, and let finished channels go."""

@@ -176,9 +176,6 @@ def user(tmp_path: Path, bad: dict[str, Path]) -> User:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere", ("does not exist", "create it")),
-        ("socket", ("neither a folder nor a regular file",)),
-        ("fifo", ("neither a folder nor a regular file",)),
         ("~", ("home folder", "name a folder in it")),
         ("/", ("home folder", "name a folder in it")),
         ("~/.local/state/massgen", ("its own files", "name a folder")),

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.engines.docker import DockerEngine
 from sandbox.errors import SpecError
 from sandbox.overlay import View
 from sandbox.plan import MAX_MASKS, HostFacts, PathFacts, plan
+from sandbox.plan_checks import check_image, check_machine
 from sandbox.spec import AGENT_UID, WORKSPACE, Lease, Limits, Mount, SandboxSpec
 
 P = Path("/srv/p")
@@ -150,11 +152,78 @@ LIMITS = [f.name for f in dataclasses.fields(Limits) if not isinstance(f.default
 
 
 @pytest.mark.parametrize("name", LIMITS)
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, True, "9", None, 2**64, 1e300])
 def test_limit_without_a_limit_is_refused(name: str, value: float) -> None:
-    """Every one of them: zero, negative, no number, unlimited."""
+    """Every one of them: zero, negative, no number, unlimited, or what a kernel would take for another number."""
     with pytest.raises(SpecError, match=name):
         plan(spec(limits=dataclasses.replace(Limits(), **{name: value})), facts())
+
+
+@pytest.mark.parametrize("name", ["memory_bytes", "workspace_bytes", "tmp_bytes", "cpus"])
+def test_more_than_the_machine_has_is_refused(name: str) -> None:
+    """Whatever lies in memory, and processors; by the name of the limit that was asked for, and with what there is."""
+    with pytest.raises(SpecError, match=f"{name} is .* ask for at most"):
+        check_machine(dataclasses.replace(Limits(), **{name: 2**40}), cpus=4, memory_bytes=16 * 1024**3)
+    check_machine(Limits(), cpus=1, memory_bytes=2**30)
+
+
+WRONG_NAMES = [
+    "",
+    " ",
+    "a b",
+    "../../containers/json",
+    "a/../b",
+    "/a",
+    "a/",
+    "a//b",
+    "a?b",
+    "a#b",
+    "a%2e",
+    "a:",
+    "a:b:c",
+    "-a",
+    ".a",
+]
+WRONG_NAMES += [
+    "A",
+    "a@sha256:12",
+    "a\n",
+    "a\0",
+    "ä",
+    "a:ä",
+    "a:" + "b" * 129,
+    "a" * 600,
+    "host:port/a",
+    "a\\b",
+    "_a",
+    "a..b",
+    "a___b",
+]
+NAMES = [
+    "a",
+    "a:b",
+    "a/b/c:V1.0-x_y",
+    "massgen-agent:latest",
+    "a_b__c.d--e",
+    "host:5000/a",
+    "Host/a",
+    "[::1]:5000/a:t",
+    "127.0.0.1/a",
+]
+NAMES += ["sha256:" + "0a" * 32, "0a" * 6, "a@sha256:" + "0a" * 32, "reg.example.org/x/y:1@sha256:" + "0a" * 32]
+
+
+@pytest.mark.parametrize("name", WRONG_NAMES)
+async def test_a_name_of_an_image_reaches_another_part_of_the_engine(name: str) -> None:
+    """It becomes a part of an address: what is no reference is refused before an engine is asked (this one does not exist)."""
+    with pytest.raises(SpecError, match="no name of an image"):
+        await DockerEngine({"base_url": "unix:///nowhere"}, "1.41").image(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_docker_knows_is_refused(name: str) -> None:
+    """Names, tags, registries, digests, ids."""
+    check_image(name)
 
 
 @pytest.mark.parametrize("kind", ["copy", "overlay"])
