@@ -95,7 +95,7 @@ def commit(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     world = task.guest.world
     roots = [world.path(str(r)) for r in request["roots"]]
     mounts = [world.path(str(m)) for m in request.get("mounts", [])]
-    stages = Stages(roots + mounts, str(request["stage"]), lambda what: world.step(task.guest, what))
+    stages = Stages(roots + mounts, world.path("/tmp"), str(request["stage"]), lambda what: world.step(task.guest, what))
     steps: list[Step] = []
     written = False
     try:

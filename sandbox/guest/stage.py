@@ -22,7 +22,9 @@ Tick = Callable[[str], None]
 class Stages:
     """One folder per mount for what is about to be renamed, and for what was there before."""
 
-    def __init__(self, mounts: list[str], name: str, tick: Tick) -> None:
+    def __init__(self, mounts: list[str], memory: str, name: str, tick: Tick) -> None:
+        """`memory`: the container's own, for what replaces no file but a mounted one's content."""
+        self._memory = memory
         self._mounts = sorted(set(mounts), key=len, reverse=True)
         self._name = name
         self._folders: dict[str, str] = {}
@@ -30,7 +32,9 @@ class Stages:
 
     def folder(self, step: Step) -> str:
         """Where this step's files wait; made when missing. Raises OSError."""
-        mount = next((m for m in self._mounts if step.place.startswith(m.rstrip("/") + "/")), step.root) if step.path else "/tmp"
+        mount = self._memory
+        if step.path:
+            mount = next((m for m in self._mounts if step.place.startswith(m.rstrip("/") + "/")), step.root)
         folder = self._folders.get(mount)
         if folder is None:
             folder = os.path.join(mount, STAGE + self._name)
@@ -45,7 +49,7 @@ class Stages:
 
     def folders(self) -> list[str]:
         """Those that were made; the first holds the journal, and it is in the project if any is."""
-        return sorted(self._folders.values(), key=lambda f: (os.path.dirname(f) == "/tmp", f))
+        return sorted(self._folders.values(), key=lambda f: (os.path.dirname(f) == self._memory, f))
 
     def write_journal(self, content: bytes) -> str:
         """Onto the disk, before anything of the project changes; returns its hash."""
