@@ -1,9 +1,9 @@
 """What `claude` says and hears, in our own language: PURE, both ways.
 
 A request is read into a `Request` of ours, and what has no place in one is gone with that: headers, addresses, betas, the
-identity of the user, sampling. What would make the provider fetch or run something (hosted tools, MCP servers, links and file
-references) is refused, not dropped, because a call that quietly does less than it was asked is found by nobody. A reply is told
-as the events of its own protocol.
+identity of the user, sampling, marks for the provider's cache (the adapter sets its own, wherever the program does). What would
+make the provider fetch or run something (hosted tools, MCP servers, links and file references) is refused, not dropped, because
+a call that quietly does less than it was asked is found by nobody. A reply is told as the events of its own protocol.
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ def _event(kind: str, **more: object) -> bytes:
 def write(reply: Reply, *, model: str) -> bytes:
     """A reply as the events of a stream."""
     usage = {
-        "input_tokens": max(0, reply.usage.input_tokens - reply.usage.cached_tokens),
+        "input_tokens": max(0, reply.usage.input_tokens - reply.usage.cached_tokens - reply.cache_written_tokens),
         "cache_read_input_tokens": reply.usage.cached_tokens,
+        "cache_creation_input_tokens": reply.cache_written_tokens,
         "output_tokens": reply.usage.output_tokens,
     }
     head: dict[str, object] = {"id": "msg", "type": "message", "role": "assistant", "model": model}

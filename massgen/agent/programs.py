@@ -81,6 +81,8 @@ class Claude:
     prefix = "mcp__massgen__"
     ENV: Final = {
         "ANTHROPIC_API_KEY": NO_KEY,
+        # Else its system text begins with words that differ from prompt to prompt, and no look reads what another has cached.
+        "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
         "DISABLE_AUTOUPDATER": "1",

@@ -78,7 +78,26 @@ def _aside() -> list[Finding]:
     from massgen.config.paths import Places
 
     places = Places.find(os.environ)
-    return [*_models(places), _state(places)]
+    return [*_models(places), *_programs(), _state(places)]
+
+
+def _programs() -> list[Finding]:
+    """The command lines of others that can be agents."""
+    from massgen.config.installed import programs
+
+    rows: list[Finding] = []
+    missing: dict[str, str] = {}
+    for found in programs(os.environ):
+        if found.path:
+            rows.append(Finding(name=found.kind, state="ok", detail=f"{found.version or 'unknown version'}, {found.path}"))
+        elif found.missing:
+            missing[found.kind] = found.why
+        else:
+            rows.append(Finding(name=found.kind, state="warning", detail=found.why))
+    if missing:
+        remedy = f"only for agents of these types: {'; '.join(missing.values())}"
+        rows.append(Finding(name="CLI agents", state="warning", detail=f"not installed: {', '.join(missing)}", remedy=remedy))
+    return rows
 
 
 async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guarantee, ...]]:

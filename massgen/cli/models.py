@@ -61,7 +61,7 @@ def command(context: click.Context, *, config: str, offline: bool, as_json: bool
     found = anyio.run(reach_all, asked) if not offline else [unasked(place) for place in asked]
     rows = [_row(name, place, reached) for (name, place), reached in zip((*places, *servers), found, strict=True)]
     team = rows[: len(places)] + [_inside(agent) for agent in agents if agent.backend.type in ("local", "scripted")]
-    rest = [*rows[len(places) :], _local()]
+    rest = [*rows[len(places) :], *_programs(), _local()]
     if as_json:
         report = {"error": wrong, "agents": [asdict(row) for row in team], "providers": [asdict(row) for row in rest]}
         click.echo(json.dumps(report, indent=2))
@@ -176,10 +176,26 @@ def _local() -> Row:
     )
 
 
+def _programs() -> list[Row]:
+    """Command lines of others that can be agents; their models are their provider's, with its key."""
+    from massgen.config.backends import TABLE
+    from massgen.config.installed import programs
+
+    rows: list[Row] = []
+    for found in programs(os.environ):
+        state = "installed" if found.path else "not installed" if found.missing else "unusable"
+        what = f"{TABLE[found.kind].program} {found.version}".strip()
+        detail = str(found.path or found.why)
+        rows.append(Row(name=found.kind, backend=found.kind, model=what, url="", key="needs none", state=state, detail=detail))
+    return rows
+
+
 _STYLES = {
     "answers": "green",
     "ready": "green",
     "recorded": "green",
+    "installed": "green",
+    "not installed": "dim",
     "no key": "dim",
     "not asked": "dim",
     "unreachable": "yellow",

@@ -7,9 +7,12 @@ Other scripts are refused, because nobody knows what they need.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +26,53 @@ PACKAGES: Final[Mapping[str, str]] = {
 }
 _MACHINES: Final[Mapping[str, str]] = {"x86_64": "x64", "aarch64": "arm64"}
 """As npm calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A program that could be an agent."""
+
+    kind: BackendType
+    """The backend that runs it."""
+    path: Path | None
+    """None: it cannot be used, and `why` says so."""
+    version: str = ""
+    """Empty: its files do not say."""
+    why: str = ""
+    missing: bool = False
+    """There is none: `why` is the command that installs it."""
+
+
+def programs(env: Mapping[str, str]) -> tuple[Found, ...]:
+    """All that could be, by what their files say; starting one to ask it takes a second."""
+    found: list[Found] = []
+    for kind, row in TABLE.items():
+        if not row.program:
+            continue
+        package = PACKAGES[row.program]
+        if shutil.which(row.program, path=env.get("PATH", "")) is None:
+            found.append(Found(kind=kind, path=None, why=package, missing=True))
+            continue
+        try:
+            path = installed(kind, None, env)[row.program]
+            found.append(Found(kind=kind, path=path, version=_version(path, package)))
+        except ConfigError as error:
+            found.append(Found(kind=kind, path=None, why=str(error)))
+    return tuple(found)
+
+
+def _version(path: Path, package: str) -> str:
+    """By the package of npm that a program lies in, or its own name: the maker's installer calls the file by its version."""
+    if re.fullmatch(r"\d+\.\d+\.\d+\S*", path.name):
+        return path.name
+    for folder in (path, *path.parents[:5]):
+        try:
+            about = json.loads((folder / "package.json").read_bytes())
+            if str(about["name"]).startswith(package.rpartition(" ")[2]):
+                return str(about["version"]).partition("-linux")[0]
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return ""
 
 
 def installed(kind: BackendType, command: str | None, env: Mapping[str, str]) -> Mapping[str, Path]:

@@ -68,17 +68,18 @@ def cached(body: dict[str, Any]) -> dict[str, Any]:
     """The request with what its provider is to keep for the next one marked: the API keeps nothing unasked.
 
     Tools, system text and conversation change at different times, so each has a mark. A conversation only grows: its last mark is
-    where the next request begins to be new. Of thinking and of other assistants' words nothing can be marked; users speak last.
+    where the next request begins to be new. The one before it is where this request does, which the API finds by itself only
+    within twenty blocks, and one turn can hold more. These are all four that it takes. Of assistants' words nothing is marked.
     """
     marked = dict(body)
     if system := body.get("system"):
         marked["system"] = [{"type": "text", "text": system, **_KEPT}]
     if tools := body.get("tools"):
         marked["tools"] = [*tools[:-1], {**tools[-1], **_KEPT}]
-    messages = body["messages"]
-    if messages and messages[-1]["role"] == "user":
-        *before, last = messages[-1]["content"]
-        marked["messages"] = [*messages[:-1], {**messages[-1], "content": [*before, {**last, **_KEPT}]}]
+    marked["messages"] = messages = list(body["messages"])
+    for number in [n for n, message in enumerate(messages) if message["role"] == "user"][-2:]:
+        *before, last = messages[number]["content"]
+        messages[number] = {**messages[number], "content": [*before, {**last, **_KEPT}]}
     return marked
 
 

@@ -60,6 +60,12 @@ def test_a_user_sees_agents_keys_and_servers(user: User, provider: FakeProvider)
     ]
     user.write("team.yaml", {"agents": agents})
     user.write(".env", f"ANTHROPIC_API_KEY={KEY}\n")
+    program = user.home / "versions" / "2.1.9"
+    program.parent.mkdir()
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    (user.home / "claude").symlink_to(program)
+    user.env["PATH"] = f"{user.home}:{user.env['PATH']}"
     done = user.massgen("models", "--config", "team.yaml", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -72,6 +78,8 @@ def test_a_user_sees_agents_keys_and_servers(user: User, provider: FakeProvider)
     assert keys["claude"] == "ANTHROPIC_API_KEY in ./.env"
     assert keys["openai"] == "OPENAI_API_KEY is not set"
     assert keys["ollama"] == "needs none"
+    (claude,) = [row for row in report["providers"] if row["name"] == "claude_code"]
+    assert (claude["state"], claude["model"], claude["detail"]) == ("installed", "claude 2.1.9", str(program))
     asked = len(provider.paths)
     shown = user.massgen("models", "--config", "team.yaml", "--offline")
     assert len(provider.paths) == asked
@@ -80,6 +88,7 @@ def test_a_user_sees_agents_keys_and_servers(user: User, provider: FakeProvider)
     doctor = user.massgen("doctor", "--json", "--image", "none:such")
     named = {finding["name"]: finding["detail"] for finding in json.loads(doctor.stdout)["findings"]}
     assert named["key for claude"].startswith("ANTHROPIC_API_KEY in ./.env")
+    assert named["claude_code"] == f"2.1.9, {program}"
     assert "CANARY" not in doctor.stdout
 
 

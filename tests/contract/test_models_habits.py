@@ -110,7 +110,10 @@ async def test_signed_thinking_goes_back_unchanged(provider: FakeProvider) -> No
 
 
 async def test_claude_is_not_paid_for_reading_a_conversation_anew_at_each_call(provider: FakeProvider) -> None:
-    """It keeps nothing unasked: tools, system text and the end of the conversation are marked, and what is kept is counted."""
+    """It keeps nothing unasked: tools, system text and the ends of the conversation now and before are marked, and counted.
+
+    A turn of many calls does not hide the place from which on it is new; more marks than these the API does not take.
+    """
     model = claude(provider)
     provider.mode = "call"
     reply = await model.complete(ASK)
@@ -121,7 +124,7 @@ async def test_claude_is_not_paid_for_reading_a_conversation_anew_at_each_call(p
     sent = provider.requests[1]
     marked = [block for part in ("tools", "system") for block in sent[part] if "cache_control" in block]
     marked += [block for message in sent["messages"] for block in message["content"] if "cache_control" in block]
-    assert [block.get("name") or block["text"] for block in marked] == ["other", "Be brief.", "Go on."]
+    assert [block.get("name") or block["text"] for block in marked] == ["other", "Be brief.", ASK.messages[-1].text, "Go on."]
 
 
 async def test_what_claude_no_longer_takes_is_left_out(provider: FakeProvider) -> None:

@@ -17,7 +17,7 @@ from massgen.agent.notaken import NotTaken
 from massgen.agent.tools import ANSWER_TOOL
 from massgen.agent.witness import Witness
 from massgen.budget import Cap, Ledger
-from massgen.config.installed import installed
+from massgen.config.installed import installed, programs
 from massgen.errors import ConfigError, ModelError
 from massgen.messages import Message, Reply, Request, ToolCall, Usage
 
@@ -75,12 +75,20 @@ def test_a_reply_is_told_in_pieces_that_do_not_make_it() -> None:
     use = {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "ls"}}
     native = ({"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": "Look."}, use)
     blocks = Blocks()
-    told = cli_messages.write(Reply(text="Look.", native=native, stop="tools"), model="m").decode()
+    sent = Reply(
+        text="Look.",
+        native=native,
+        stop="tools",
+        usage=Usage(input_tokens=9, cached_tokens=4, output_tokens=2),
+        cache_written_tokens=3,
+    )
+    told = cli_messages.write(sent, model="m").decode()
     for line in told.splitlines():
         if line.startswith("data: "):
             blocks.add(json.loads(line.removeprefix("data: ")))
     reply = blocks.reply()
     assert (reply.native, reply.text, reply.stop) == (native, "Look.", "tools")
+    assert (reply.usage, reply.cache_written_tokens) == (sent.usage, 3)
 
 
 def responses(*items: dict[str, Any], **more: Any) -> bytes:
@@ -357,3 +365,35 @@ def test_a_folder_around_the_program_is_mounted(tmp_path: Path) -> None:
     node.write_bytes(b"\x7fELF")
     node.chmod(0o755)
     assert installed("gemini_cli", None, env) == {"gemini": script.parent.parent, "node": node}
+
+
+def test_a_program_is_started_to_be_known(tmp_path: Path) -> None:
+    """Which are there, and in what version, is read from their files; what is missing or of no use says why."""
+
+    def package(folder: Path, name: str, version: str) -> None:
+        (folder / "bundle").mkdir(parents=True)
+        (folder / "package.json").write_text(json.dumps({"name": name, "version": version}))
+
+    own = tmp_path / "versions" / "2.1.9"  # as its maker's installer has it
+    own.parent.mkdir()
+    own.write_bytes(b"\x7fELF")
+    package(tmp_path / "gemini-cli", "@google/gemini-cli", "0.9.0")
+    for name, target in (("claude", own), ("node", own), ("gemini", tmp_path / "gemini-cli" / "bundle" / "gemini.js")):
+        target.touch()
+        target.chmod(0o755)
+        (tmp_path / name).symlink_to(target)
+    env = {"PATH": str(tmp_path)}
+    found = {one.kind: one for one in programs(env)}
+    assert (found["claude_code"].path, found["claude_code"].version) == (own, "2.1.9")
+    assert (found["gemini_cli"].path, found["gemini_cli"].version) == (tmp_path / "gemini-cli", "0.9.0")
+    assert (found["codex"].path, found["codex"].missing, found["codex"].why) == (None, True, "npm install -g @openai/codex")
+    codex = tmp_path / "openai" / "codex-linux-x64"
+    package(codex, "@openai/codex", "0.8.0-linux-x64")
+    (codex / "codex").write_bytes(b"\x7fELF")
+    (codex / "codex").chmod(0o755)
+    (tmp_path / "codex").symlink_to(codex / "codex")
+    own.write_text("#!/bin/sh\n")
+    found = {one.kind: one for one in programs(env)}
+    assert found["codex"].version == "0.8.0"
+    assert "is a script" in found["claude_code"].why
+    assert not found["claude_code"].missing
