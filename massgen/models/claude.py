@@ -49,6 +49,8 @@ class ClaudeModel:
         """`base_url` may end in /v1 or /v1/messages. Raises: ConfigError without a key."""
         import anthropic
 
+        from massgen.models.guarded import guarded
+
         if not api_key:
             raise ConfigError(f"the model {model} needs a key: set {key_source or 'ANTHROPIC_API_KEY'}, or api_key in the config")
         url = base_url.rstrip("/").removesuffix("/messages").removesuffix("/v1")
@@ -59,7 +61,8 @@ class ClaudeModel:
         self._silence_s = silence_s
         self._streams = True
         timeout = anthropic.Timeout(silence_s, connect=CONNECT_S)
-        self._client = anthropic.AsyncAnthropic(api_key=api_key, base_url=url, max_retries=0, timeout=timeout)
+        http = anthropic.DefaultAsyncHttpxClient(**guarded(timeout=timeout))
+        self._client = anthropic.AsyncAnthropic(api_key=api_key, base_url=url, max_retries=0, timeout=timeout, http_client=http)
         # ANTHROPIC_CUSTOM_HEADERS would go to whatever URL it is; no constructor argument keeps it out.
         self._client._custom_headers = {}  # noqa: SLF001
 

@@ -40,8 +40,11 @@ class GeminiModel:
         silence_s: float = SILENCE_S,
     ) -> None:
         """`base_url` without a version. Raises: ConfigError without a key."""
+        import httpx2
         from google import genai
         from google.genai import types
+
+        from massgen.models.guarded import guarded
 
         if not api_key:
             raise ConfigError(f"the model {model} needs a key: set {key_source or 'GEMINI_API_KEY'}, or api_key in the config")
@@ -52,11 +55,14 @@ class GeminiModel:
         self._options = options
         self._silence_s = silence_s
         self._streams = True
+        # One of ours, which the SDK does not close; else it would take aiohttp, where that is installed.
+        self._http = httpx2.AsyncClient(**guarded())
         http = types.HttpOptions(
             base_url=url,
             api_version=API_VERSION,
             timeout=int(silence_s * 1000),
             retry_options=types.HttpRetryOptions(attempts=1),
+            httpx_async_client=self._http,
         )
         self._client = genai.Client(enterprise=False, api_key=api_key, http_options=http).aio
 
@@ -91,6 +97,7 @@ class GeminiModel:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+        await self._http.aclose()
 
     async def _ask(self, request: Request, *, stream: bool) -> AsyncGenerator[Heard]:
         """Ask and listen. Raises: Refusal, ModelError."""

@@ -45,11 +45,13 @@ class OpenAIClient:
         """
         import openai
 
+        from massgen.models.guarded import guarded
+
         url = base_url.rstrip("/").removesuffix("/chat/completions").removesuffix("/responses").rstrip("/")
         self.endpoint = Endpoint(base_url=url, model=model, key_source=key_source, key=api_key)
         self._silence_s = silence_s
         timeout = openai.Timeout(silence_s, connect=CONNECT_S)
-        http = _direct(timeout) if loopback else None
+        http = _direct(timeout) if loopback else openai.DefaultAsyncHttpx2Client(**guarded(timeout=timeout))
         headers: dict[str, Any] = {} if api_key else {"Authorization": openai.omit}
         query: dict[str, object] = {}
         if api_version:
@@ -139,7 +141,10 @@ def _direct(timeout: Any) -> Any:  # noqa: ANN401  # the SDK is imported late, s
     import httpx2
     import openai
 
-    return openai.DefaultAsyncHttpx2Client(timeout=timeout, trust_env=False, limits=httpx2.Limits(max_keepalive_connections=0))
+    from massgen.models.guarded import guarded
+
+    limits = httpx2.Limits(max_keepalive_connections=0)
+    return openai.DefaultAsyncHttpx2Client(**guarded(timeout=timeout, trust_env=False, limits=limits))
 
 
 def _said(error: Any) -> str:  # noqa: ANN401  # same

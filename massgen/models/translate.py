@@ -49,6 +49,10 @@ _KEY_LIKE: Final = re.compile(r"\b(?:sk|pk|gsk|csk|xai)[-_][\w\-*.]{6,}|\S*\*{3,
 _TEXT_MAX: Final = 300
 
 
+class Improper(OSError):
+    """A server does what no honest one does. An OSError, so that an SDK treats it as what a connection may do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
     """Whom an adapter speaks to, for its error messages."""
@@ -76,9 +80,11 @@ class Endpoint:
         """What to raise `from`: None when the foreign exception itself quotes the key."""
         return None if self.key and self.key in f"{error!r}{error}" else error
 
-    def broken(self, error: Exception, silence_s: float) -> ModelUnavailable:
-        """No connection, or it broke, or nothing came in time."""
+    def broken(self, error: Exception, silence_s: float) -> ModelError:
+        """No connection, or it broke, or nothing came in time, or far too much."""
         first = error.__cause__ or error
+        if isinstance(first, Improper):
+            return self.garbage(str(first))
         kind = type(first).__name__
         if "Timeout" in kind and "Connect" not in kind:
             return ModelUnavailable(
@@ -125,6 +131,13 @@ class Endpoint:
         elif status in (408, 409) or (status or 0) >= 500 or (status in (None, 200) and _OVERLOADED.search(facts)):
             error = ModelUnavailable(
                 f"{about} failed with {status or code}: {said}; try again later", retry_after_s=wait_s, unbilled=unbilled
+            )
+        elif status is not None and 300 <= status < 400:
+            there = self.clean((headers or {}).get("location") or "nowhere")
+            error = ModelError(
+                f"{about} sends us to {there} ({status}), where the key and the conversation would go, too: if that is right, "
+                "make it base_url",
+                unbilled=True,
             )
         elif status == 404:
             error = ModelError(f"{self.where} knows no model {self.model}, or base_url is wrong (404): {said}", unbilled=True)

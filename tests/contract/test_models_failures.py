@@ -89,6 +89,24 @@ async def test_a_flood_from_a_provider_does_not_fill_the_memory(model: Model, pr
         await model.complete(ASK)
 
 
+@pytest.mark.parametrize(("mode", "named"), [("packed", "packed as gzip"), ("endless_line", "MiB and no end")])
+async def test_a_bomb_from_a_provider_is_not_unpacked(model: Model, provider: FakeProvider, mode: str, named: str) -> None:
+    """Nothing compressed is read, and no event to the end that has none: neither fills the memory nor keeps others waiting."""
+    error = await failure(model, provider, mode)
+    assert isinstance(error, BadReply)
+    assert named in str(error)
+
+
+async def test_a_redirect_takes_neither_key_nor_conversation_along(model: Model, provider: FakeProvider) -> None:
+    """Whoever answers a request may name another server: it is told to the user, and that server hears nothing."""
+    with fake_provider() as elsewhere:
+        provider.elsewhere = f"{elsewhere.url}/v1/steal"
+        error = await failure(model, provider, "redirect")
+        assert not elsewhere.paths
+    assert elsewhere.url in str(error)
+    assert (error.retryable, error.unbilled) == (False, True)
+
+
 @pytest.mark.parametrize("mode", ["wrong_key", "no_permission"])
 async def test_a_refused_key_names_its_variable_and_is_not_shown(model: Model, provider: FakeProvider, mode: str) -> None:
     """The message says where the key came from, and nothing of the key itself, though the provider quotes it."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,6 +16,10 @@ from tests.support.fake_wires import SCRIPTS, Event, Script, Wire, wire_of
 MODELS = ("m", "big-m")
 PICTURES = ("'image_url'", "'input_image'", "'image'", "'inlineData'")
 """A part of a request is a picture, by the word of one protocol or another."""
+OTHERS = ("html", "redirect", "packed", "endless_line")
+"""Modes in which it is no provider at all, or one that means harm."""
+ENDLESS_BYTES = 20 << 20
+"""Of an event that has no end: more than is ever read of one."""
 DRIP_S = 0.1
 """Between two events of a server that is slow."""
 
@@ -49,6 +54,8 @@ class FakeProvider:
 
     def __init__(self) -> None:
         self.mode = "text"
+        self.elsewhere = ""
+        """Where it sends whoever asks in the mode `redirect`."""
         self.think: Callable[[dict[str, Any]], Script] | None = None
         """Given the request, what to say: instead of the mode's script."""
         self.told: list[tuple[int, int, int, int]] = []
@@ -123,8 +130,8 @@ class _Answer(BaseHTTPRequestHandler):
             self.refuse(*STATUSES[mode])
         elif said := _habit(mode, body):
             self.refuse(400, "invalid_request_error", said)
-        elif mode == "html":
-            self.send("text/html", b"<html>Welcome to nginx</html>")
+        elif mode in OTHERS:
+            self.be_another(mode)
         else:
             script = self.provider.think(body) if self.provider.think else SCRIPTS.get(mode, SCRIPTS["text"])
             try:
@@ -144,9 +151,22 @@ class _Answer(BaseHTTPRequestHandler):
             error = {"code": status, "status": kind, "message": error["message"]}
         self.send("application/json", json.dumps({"type": "error", "error": error}).encode(), status=status)
 
-    def send(self, kind: str, body: bytes, *, status: int = 200) -> None:
+    def be_another(self, mode: str) -> None:
+        match mode:
+            case "html":
+                self.send("text/html", b"<html>Welcome to nginx</html>")
+            case "redirect":
+                self.send("text/html", b"", status=307, location=self.provider.elsewhere)
+            case "packed":
+                self.send("text/event-stream", gzip.compress(b"data: {}\n\n"), **{"content-encoding": "gzip"})
+            case "endless_line":
+                with suppress(ConnectionError):
+                    self.send("text/event-stream", b"data: " + b"a" * ENDLESS_BYTES)
+
+    def send(self, kind: str, body: bytes, *, status: int = 200, **headers: str) -> None:
         self.send_response(status)
-        self.send_header("content-type", kind)
+        for name, value in {"content-type": kind, **headers}.items():
+            self.send_header(name, value)
         self.send_header("content-length", str(len(body)))
         if status == 429:
             self.send_header("retry-after", "7")
