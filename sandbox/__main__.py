@@ -11,6 +11,8 @@ USAGE = "usage: python -m sandbox run [options] -- COMMAND …   (python -m sand
 
 def start(args: list[str]) -> int:
     """The exit code."""
+    if args in (["-h"], ["--help"]):
+        args = ["run", "--help"]
     if args[:1] != ["run"]:
         sys.stderr.write(USAGE + "\n")
         return 2

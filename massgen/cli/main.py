@@ -41,6 +41,8 @@ COMMANDS = {
 DEFAULT = "run"
 BUG_EXIT = 70
 """EX_SOFTWARE of sysexits.h: an error that nobody expected, ours."""
+READER_LEFT = 141
+"""As a shell says of a program that SIGPIPE ended."""
 
 _EPILOG = """\b
 massgen "question"  is short for  massgen run "question".
@@ -91,8 +93,13 @@ def with_command(args: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code. Never a traceback for an expected error, unless `--debug`."""
-    given = list(sys.argv[1:] if args is None else args)
-    sys.exit(_code(given))
+    code = _code(list(sys.argv[1:] if args is None else args))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # closing it at exit would complain once more
+        code = code or READER_LEFT
+    sys.exit(code)
 
 
 def _code(given: list[str]) -> int:
@@ -112,10 +119,9 @@ def _code(given: list[str]) -> int:
         return _say(error.format_message() + (f"\n  {context.command_path} --help" if context else ""), 2)
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of our output left; closing stdout at exit would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except (SystemExit, BrokenPipeError) as ended:
+        # Where the reader of our output left, click and rich have silenced it and end with 1, which is a verdict here.
+        return READER_LEFT if getattr(ended, "code", 1) == 1 else 0
     except BaseExceptionGroup as group:
         return _group(group, debug="--debug" in given)
     except MassgenError as error:

@@ -206,6 +206,7 @@ def _show(team: list[Row], rest: list[Row], wrong: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from massgen.display.rows import put
     from massgen.display.text import line
 
     console = Console(highlight=False, emoji=False)
@@ -221,6 +222,6 @@ def _show(team: list[Row], rest: list[Row], wrong: str) -> None:
             more = f" and {len(row.models) - SHOWN} more" if len(row.models) > SHOWN else ""
             told = line(row.detail, 240) or f"{names}{more}"
             style = _STYLES.get(row.state, "red")
-            head = Text.assemble(f"  {row.name:<{width}}  ", (f"{row.state:<13}", style), f"  {what}")
-            key = f" · key: {row.key}" if row.key != "needs none" and row.state != "no key" else ""
-            console.print(Text.assemble(head, (f"{key}{f' · {told}' if told else ''}", "dim")), soft_wrap=True)
+            key = f"key: {row.key}" if row.key != "needs none" and row.state != "no key" else ""
+            text = " · ".join(part for part in (what, key, told) if part)
+            put(console, Text.assemble(f"  {row.name:<{width}}  ", (f"{row.state:<13}  ", style)), Text(text))

@@ -52,8 +52,8 @@ def _spread(args: list[str]) -> list[str]:
 
 @click.command("run", cls=_Spread)
 @click.argument("prompt")
-@click.option("--config", default="", metavar="FILE", help="Team, context paths and limits, as YAML or JSON.")
-@click.option("--model", default="", metavar="NAME", help="One agent with this model; its name picks the backend.")
+@click.option("--config", default="", metavar="FILE", help="Team, context paths and limits: YAML or JSON, or @examples/NAME.")
+@click.option("--model", default="", metavar="NAME", help="One agent with this model, or backend:model.")
 @click.option("--backend", default="", metavar="TYPE", help="The model's backend: openai, claude, gemini, ollama, …")
 @click.option("--base-url", "--base_url", default="", metavar="URL", help="An OpenAI-compatible endpoint.")
 @click.option(

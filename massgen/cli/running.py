@@ -222,13 +222,16 @@ def say_answer(text: str) -> None:
     if not text:
         return
     shown_text = block(text) if sys.stdout.isatty() else text.encode("utf-8", "replace").decode()
-    sys.stdout.write(shown_text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    _put(shown_text.rstrip("\n") + "\n")
 
 
 def _write_json(envelope: Envelope) -> None:
+    _put(encode(envelope).decode("ascii"))
+
+
+def _put(text: str) -> None:
     try:
-        sys.stdout.write(encode(envelope).decode("ascii"))
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:  # the log has everything; the run goes on to its end
         _discard(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from massgen.coordination.record import Record
     from massgen.coordination.shelf import Shelved
 
 
@@ -70,7 +71,7 @@ def _table(runs: tuple[Shelved, ...]) -> None:
             (run.record.run_id, "bold"),
             (run.status, styles.get(run.status, "yellow")),
             (line(run.record.winner_id(), 24), ""),
-            ("written" if run.record.written else "not written" if run.record.snapshot else "", "dim"),
+            (_stands(run.record), "dim"),
         )
         for run in runs
     ]
@@ -81,3 +82,9 @@ def _table(runs: tuple[Shelved, ...]) -> None:
         for (text, style), width in zip(cells, widths, strict=True):
             row.append(f"{text:<{width}}  ", style)
         console.print(row.append(line(run.record.prompt, left)), soft_wrap=True)
+
+
+def _stands(record: Record) -> str:
+    if record.written:
+        return "written"
+    return "taken back" if record.undone else "not written" if record.snapshot else ""

@@ -77,7 +77,8 @@ def team(
     if models:
         return tuple(Member(agent=agent) for agent in _quick(models, single, env))
     if single:
-        return (Member(agent=_from_flags(single, env)),)
+        named = single if single.backend or single.base_url else _named(single.model, single)
+        return (Member(agent=_from_flags(named, env)),)
     if only and raw.agent is None and not raw.agents:
         return tuple(Member(agent=agent) for agent in _quick(only, single, env))
     listed: list[tuple[Path_, RawAgent]] = [(("agents", i), a) for i, a in enumerate(raw.agents or ())]
@@ -132,7 +133,8 @@ def _named(word: str, single: Single) -> Single:
     if model and kind in BACKENDS:
         return replace(single, backend=kind, model=model)
     # Models have colons too (`qwen3:8b`), so only what nearly is a backend is taken for one.
-    if model and not single and difflib.get_close_matches(kind, BACKENDS, n=1, cutoff=0.75) and not backend_for(word):
+    free = not (single.backend or single.base_url or backend_for(word))
+    if model and free and difflib.get_close_matches(kind, BACKENDS, n=1, cutoff=0.75):
         raise ConfigError(f"{word[:100]!r}: {unknown_backend(kind)}")
     return replace(single, model=word)
 

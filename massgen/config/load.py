@@ -34,6 +34,7 @@ from massgen.config.model import (
 )
 from massgen.config.paths import Places, context_path, merged, prepare_file, refusal
 from massgen.config.schema import RawConfig, RawPath, check, display_types
+from massgen.config.shipped import config_path
 from massgen.config.sizes import duration_s, limits
 from massgen.config.source import Document, Path_, read_document
 from massgen.errors import ConfigError
@@ -123,7 +124,7 @@ def _shown(path: Path, places: Places) -> str:
 def find_config(given: str, places: Places) -> tuple[Path | None, Origin]:
     """The config file and who chose it."""
     if given:
-        return places.cwd / Path(given).expanduser(), "flag"
+        return config_path(given, places.cwd), "flag"
     root = git_root(places.cwd) or places.cwd
     for folder in (places.cwd, *places.cwd.parents):
         candidate = folder / ".massgen" / "config.yaml"

@@ -189,7 +189,10 @@ async def undo(
     last = record.undone if redo else record.written
     if last is None:
         what = "has no undo that could be taken back" if redo else "wrote nothing that could be taken back"
-        raise ConfigError(f"run {record.run_id} {what}; `massgen runs` says which ones are written")
+        then = "`massgen runs` says which ones are written"
+        if record.undone and not redo:
+            what, then = "is taken back already", "`massgen undo --redo` writes it again"
+        raise ConfigError(f"run {record.run_id} {what}; {then}")
     store = Store(state_dir / "store")
     done, back = store.get_snapshot(last.snapshot), store.get_snapshot(last.undo)
 

@@ -161,7 +161,7 @@ async def test_undo_and_apply_move_the_project_back_and_forth(make: Callable[...
     assert str(project / "code.txt") in undone.files
     assert contents(project) == before
     assert not (project / "notes").exists()
-    with pytest.raises(ConfigError, match="wrote nothing"):
+    with pytest.raises(ConfigError, match="taken back already; `massgen undo --redo`"):
         await later.undo(run.state_dir, run.run_dir.name[:8], engine=run.engine)
     assert "+fixed" in later.diff(run.state_dir, run.run_dir.name)
     await later.apply(run.state_dir, "", engine=run.engine)

@@ -205,7 +205,7 @@ async def test_parts_of_a_result_are_written_and_taken_back_one_by_one(make: Cal
     undone = await later.undo(run.state_dir, "", engine=run.engine)
     assert (undone.files, undone.earlier) == ((str(project / "sub/new.txt"),), 0), "folders are no files"
     assert contents(project) == before
-    with pytest.raises(ConfigError, match="wrote nothing"):
+    with pytest.raises(ConfigError, match="taken back already; `massgen undo --redo`"):
         await later.undo(run.state_dir, "", engine=run.engine)
 
 

@@ -119,6 +119,17 @@ def test_ctrl_c_while_the_command_line_loads_shows_a_traceback(tmp_path: Path, r
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize("command", ["--help", "models --offline --json", "run q --model ollama:m --dry-run"])
+def test_a_reader_that_leaves_is_no_verdict(command: str, root: Path):
+    """`massgen … | head -1` ends as any program does there, silently: 1 would be a failed verify, 70 a bug."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    argv = [sys.executable, "-m", "massgen", *command.split()]
+    done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": str(root)}, stdout=writes, stderr=subprocess.PIPE, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 # -- which command ------------------------------------------------------------------------------------------------
 
 

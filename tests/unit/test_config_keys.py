@@ -134,6 +134,8 @@ def test_a_team_can_be_named_without_a_file(world: World) -> None:
         ("gpt-5-2", "openai", "gpt-5"),
     ]
     assert {agent.system_message for agent in found.agents} == {"Be brief."}
+    (alone,) = world.load(model="ollama:qwen3:8b").agents
+    assert (alone.backend.type, alone.backend.model) == ("ollama", "qwen3:8b")
     assert "GEMINI_API_KEY" in world.refuse(agents=("gemini-2.5-pro",))
 
 

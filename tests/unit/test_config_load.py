@@ -304,6 +304,18 @@ def test_every_shipped_config_loads(root: Path, tmp_path: Path):
                 ScriptedModel(agent.backend.script)
 
 
+@pytest.mark.parametrize("name", ["@examples/scripted_team", "@examples/scripted_team.yaml", "scripted_team"])
+def test_an_example_is_found_from_anywhere_by_its_name(name: str, root: Path, tmp_path: Path):
+    """An installed package has no folder `configs` that a user could type; what is no example either names them all."""
+    assert load(Flags(config=name), {"HOME": str(tmp_path)}, cwd=tmp_path).source == str(root / "configs/scripted_team.yaml")
+    with pytest.raises(ConfigError, match="@examples/claude_single, "):
+        load(Flags(config="@examples/../pyproject"), {"HOME": str(tmp_path)}, cwd=tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("agent: {id: mine, backend: {type: ollama, model: m}}\n")
+    own = load(Flags(config=name), {"HOME": str(tmp_path)}, cwd=tmp_path)
+    assert (own.agents[0].id == "mine") is not name.startswith("@")
+
+
 def test_how_agents_agree_is_set_by_file_and_flags(world: World) -> None:
     """The keys of coordination arrive; a flag beats the file, zero included."""
     text = ONE + (
