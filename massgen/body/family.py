@@ -17,6 +17,9 @@ PR_SET_CHILD_SUBREAPER = 36
 JOB_MARK = "MASSGEN_JOB"
 """Set in the environment of a background job: what it starts is known by it, wherever it is reparented."""
 
+EXEC_ASKED = 50
+"""How often a process in the middle of `execve` is asked again, a millisecond apart, what its environment is."""
+
 
 def become_subreaper() -> bool:
     """Orphans below us become our children. False where the system has no such thing: they go to PID 1, the guest."""
@@ -68,15 +71,31 @@ def _below(member: Member, root: int, everyone: dict[int, Member]) -> bool:
 
 def job_mark(pid: int) -> str:
     """Which background job a process belongs to; empty when none."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environ = file.read()
-    except OSError:
-        return ""
-    for item in environ.split(b"\0"):
+    for item in _environ(pid).split(b"\0"):
         if item.startswith(JOB_MARK.encode() + b"="):
             return item.split(b"=", 1)[1].decode("utf-8", "replace")
     return ""
+
+
+def _environ(pid: int) -> bytes:
+    """As it was given to the program; a process between two programs has none for an instant, and is asked again.
+
+    In that instant (in `execve`) its command line is empty too, which a program with an empty environment is not.
+    """
+    try:
+        for _ in range(EXEC_ASKED):
+            environ = _told(pid, "environ")
+            if environ or _told(pid, "cmdline"):
+                return environ or _told(pid, "environ")
+            time.sleep(0.001)
+    except OSError:
+        pass  # it has ended, or is not ours to ask
+    return b""
+
+
+def _told(pid: int, what: str) -> bytes:
+    with open(f"/proc/{pid}/{what}", "rb") as file:
+        return file.read()
 
 
 def signal_all(pids: list[int], number: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from massgen.body.family import JOB_MARK, job_mark
 from tests.support.body_pipe import Body
 
 
@@ -154,6 +156,19 @@ def test_a_background_job_outlives_other_commands_but_not_the_body(body: Body, t
     assert body.process.wait(20) == 0
     assert not alive(pid)
     assert not alive(inner)
+
+
+def test_a_process_is_known_by_its_job_between_two_programs(tmp_path: Path) -> None:
+    """In `execve` a process has no environment for an instant, and would be killed as a stranger's leftover."""
+    script = tmp_path / "again.sh"
+    script.write_text('exec /bin/sh "$0"\n', encoding="utf-8")
+    again = subprocess.Popen(["/bin/sh", str(script)], env={**os.environ, JOB_MARK: "job7"})
+    try:
+        assert {job_mark(again.pid) for _ in range(5000)} == {"job7"}
+    finally:
+        again.kill()
+        again.wait()
+    assert job_mark(again.pid) == ""
 
 
 def test_a_job_can_be_awaited_and_killed(body: Body) -> None:
