@@ -120,8 +120,7 @@ def _code(given: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", 130)
     except (SystemExit, BrokenPipeError) as ended:
-        # Where the reader of our output left, click and rich have silenced it and end with 1, which is a verdict here.
-        return READER_LEFT if getattr(ended, "code", 1) == 1 else 0
+        return _left(ended)
     except BaseExceptionGroup as group:
         return _group(group, debug="--debug" in given)
     except MassgenError as error:
@@ -130,6 +129,13 @@ def _code(given: list[str]) -> int:
         traceback.print_exc()
         return _say("that is a bug in massgen; please report it with the lines above", BUG_EXIT)
     return result if isinstance(result, int) else 0
+
+
+def _left(ended: SystemExit | BrokenPipeError) -> int:
+    """Where the reader of our output left, click and rich have silenced it and end with 1, which is a verdict here."""
+    if isinstance(ended, BrokenPipeError) or ended.code == 1:
+        return READER_LEFT
+    return BUG_EXIT if ended.code else 0
 
 
 def _group(group: BaseExceptionGroup[BaseException], *, debug: bool) -> int:
