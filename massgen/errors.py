@@ -5,6 +5,7 @@
     ├── ModelError           3    a provider failed us (see its subclasses)
     │   ├── RateLimited             try later (retryable)
     │   ├── ModelUnavailable        endpoint down, disconnected, timed out (retryable)
+    │   │   └── ModelUnreachable         nobody takes a connection there (retryable, for seconds)
     │   ├── ModelRefusedKey         wrong or missing key
     │   ├── ContextOverflow         the transcript no longer fits
     │   ├── PicturesRefused         the model takes no pictures, or not these
@@ -47,6 +48,8 @@ class ModelError(MassgenError):
     exit_code = 3
     refused: ClassVar[bool] = False
     """Failures of this kind come before anything was generated."""
+    lasting: ClassVar[bool] = False
+    """Another look of the same agent would end the same way."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, unbilled: bool = False) -> None:
         super().__init__(message)
@@ -69,10 +72,18 @@ class ModelUnavailable(ModelError):
     retryable = True
 
 
+class ModelUnreachable(ModelUnavailable):
+    """Nobody takes a connection at the endpoint's address, or its name has none."""
+
+    refused = True
+    lasting = True
+
+
 class ModelRefusedKey(ModelError):
     """The provider does not accept the key; the message names the variable it came from."""
 
     refused = True
+    lasting = True
 
 
 class ContextOverflow(ModelError):

@@ -17,7 +17,7 @@ import anyio
 
 from massgen.agent.circuit import Circuit
 from massgen.agent.view import Emit
-from massgen.errors import ModelDeclined, ModelError, ModelUnavailable
+from massgen.errors import ModelDeclined, ModelError, ModelUnavailable, ModelUnreachable
 from massgen.events.types import Cited, ModelAsked, ModelCalled, ModelFailed, ModelHeld, Streamed, TextSaid
 from massgen.messages import Message, Piece, Reply, Request, Usage
 from massgen.models.base import Model, ScoringModel
@@ -27,6 +27,10 @@ TRIES = 5
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 """Of the waits that we choose."""
+LONGEST_NAMED_S = 600.0
+"""A provider that names more (a day's quota is used up) is not waited for: the others would wait for this agent."""
+UNREACHED_S = 3.0
+"""Tries where nobody ever took a connection: a server that is started again meanwhile is met, a wrong address is said soon."""
 SPREAD_S = 1.0
 """Agents that were all told the same moment do not come back in the same instant."""
 PIECE_S = 0.1
@@ -51,6 +55,7 @@ class Caller:
         circuit: Circuit | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         chance: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.label = label
         self.model = model
@@ -59,17 +64,22 @@ class Caller:
         self._circuit = circuit or Circuit()
         self._sleep = sleep
         self._chance = chance
+        self._clock = clock
 
     async def complete(self, request: Request) -> Reply:
         """One reply. Raises: ModelError: the last failure, or ModelDeclined when the model will not answer this."""
-        left = TRIES
+        began, asked, counted = self._clock(), 0, 0
         while True:
             await self._admitted()
             try:
                 return await self._once(request)
             except ModelError as error:
-                left -= error.retry_after_s is None
-                await self._again(error, tried=TRIES - left)
+                asked += 1
+                counted += error.retry_after_s is None
+                wait_s = self._wait_s(error, asked)
+                known = self._known(error)
+                over = isinstance(known, ModelUnreachable) and self._clock() - began + wait_s > UNREACHED_S
+                await self._again(known, wait_s, last=over or counted >= TRIES)
 
     async def score(self, messages: tuple[Message, ...]) -> float | None:
         """How much the model leans to yes; None: that cannot be read of this one. Raises: ModelError."""
@@ -88,14 +98,14 @@ class Caller:
             if not hold_s:
                 return
             why = f"{self.model.name} is not asked for {hold_s:.0f} s: {self._circuit.why}"
-            if hold_s > self._left_s():
+            if hold_s > self._left_s() or self._circuit.outlasts:
                 raise ModelUnavailable(f"{why}; that is longer than this agent may wait", unbilled=True)
             self._emit(ModelHeld(agent=self.label, why=why, wait_s=round(hold_s, 3)))
             await self._circuit.changed(hold_s + self._spread_s(hold_s))
         raise ModelUnavailable(f"{self.model.name} is given up: {self._circuit.why}", unbilled=True)
 
     async def _once(self, request: Request) -> Reply:
-        began = time.monotonic()
+        began = self._clock()
         self._emit(ModelAsked(agent=self.label, model=self.model.name))
         shown = _Shown(self.label, self._emit, first=self._circuit.answered)
         try:
@@ -109,7 +119,7 @@ class Caller:
         finally:
             shown.flush()
         self._circuit.answered()
-        self._tell(reply, time.monotonic() - began)
+        self._tell(reply, self._clock() - began)
         if reply.stop == "refusal" and not reply.calls:
             said = " ".join(reply.text.split())[:200]
             raise ModelDeclined(f"{self.model.name} will not answer this" + (f": {said}" if said else ""))
@@ -131,10 +141,18 @@ class Caller:
             sources = tuple({"url": source.url, "title": source.title} for source in reply.citations)
             self._emit(Cited(agent=self.label, sources=sources))
 
-    async def _again(self, error: ModelError, *, tried: int) -> None:
+    def _known(self, error: ModelError) -> ModelError:
+        """A server that was there and is gone may come back: that is no wrong address."""
+        if not isinstance(error, ModelUnreachable) or not self._circuit.reached:
+            return error
+        gone = ModelUnavailable(str(error), unbilled=True)
+        gone.__cause__ = error.__cause__
+        return gone
+
+    async def _again(self, error: ModelError, wait_s: float, *, last: bool) -> None:
         """Wait before the next try. Raises: the error, when there is none."""
-        again = error.retryable and tried < TRIES
-        wait_s, left_s = self._wait_s(error, tried), self._left_s()
+        again = error.retryable and not last
+        left_s = self._left_s()
         if again and wait_s > left_s:
             again = False
             error = _too_late(error, wait_s, left_s)
@@ -143,21 +161,23 @@ class Caller:
             raise error from error.__cause__
         await self._sleep(wait_s)
 
-    def _wait_s(self, error: ModelError, tried: int) -> float:
-        if error.retry_after_s is not None:
-            # Never earlier than asked for, and never at once: a provider that names zero may do so for ever.
-            return max(error.retry_after_s, FIRST_WAIT_S) + self._spread_s(error.retry_after_s)
-        return min(FIRST_WAIT_S * 2.0 ** (tried - 1), LONGEST_WAIT_S) * (0.5 + self._chance() / 2)
+    def _wait_s(self, error: ModelError, asked: int) -> float:
+        own_s = min(FIRST_WAIT_S * 2.0 ** min(asked - 1, 20), LONGEST_WAIT_S)
+        if error.retry_after_s is None:
+            return own_s * (0.5 + self._chance() / 2)
+        # Never earlier than asked for, and not for ever as often as a provider allows that names next to nothing each time.
+        named_s = max(error.retry_after_s, own_s)
+        return named_s + self._spread_s(named_s)
 
     def _spread_s(self, wait_s: float) -> float:
         return self._chance() * min(SPREAD_S, wait_s / 10)
 
     def _left_s(self) -> float:
-        return min(self._deadline, anyio.current_effective_deadline()) - anyio.current_time()
+        return min(min(self._deadline, anyio.current_effective_deadline()) - anyio.current_time(), LONGEST_NAMED_S)
 
 
 def _too_late(error: ModelError, wait_s: float, left_s: float) -> ModelError:
-    text = f"{error} (it may be asked again in {wait_s:.0f} s, and this agent has {max(left_s, 0):.0f} s left)"
+    text = f"{error} (it may be asked again in {wait_s:.0f} s, and this agent waits {max(left_s, 0):.0f} s at most)"
     late = type(error)(text, retry_after_s=error.retry_after_s, unbilled=error.unbilled)
     late.__cause__ = error.__cause__
     return late

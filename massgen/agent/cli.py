@@ -27,7 +27,7 @@ from massgen.agent.tools import NEW_ANSWER, VOTE, summary
 from massgen.agent.view import Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
 from massgen.agent.witness import Witness
 from massgen.config.model import ProgramConfig
-from massgen.errors import ModelError, ModelRefusedKey
+from massgen.errors import ModelError
 from massgen.events.types import Notice, ToolFinished, ToolStarted
 from massgen.messages import Message, Reply, Request, ToolSpec
 from sandbox import Connection
@@ -113,7 +113,7 @@ class CliSession:
                 if turn.decision is not None:
                     return turn.decision
                 if turn.fault is not None:
-                    return Failed(why=str(turn.fault), fatal=isinstance(turn.fault, ModelRefusedKey))
+                    return Failed(why=str(turn.fault), fatal=turn.fault.lasting)
                 if ended:
                     return Failed(why=ended)
                 decision = turn.left_alone()

@@ -17,7 +17,7 @@ from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
 from massgen.agent.relay import CUT_OFF, Problem, Relay, Taken, Verdict
 from massgen.agent.tools import BODY_TOOLS
 from massgen.agent.view import Answered, Box, Decision, Emit, Failed, HandIn, ShownAnswer, View
-from massgen.errors import ContextOverflow, ModelError, ModelRefusedKey, PicturesRefused
+from massgen.errors import ContextOverflow, ModelError, PicturesRefused
 from massgen.events.types import Compacted, Notice
 from massgen.messages import Message, Reply, Request, ToolCall, ToolResult
 from massgen.models.base import Model
@@ -99,7 +99,7 @@ class LoopSession:
                 if decision is not None:
                     return decision
         except ModelError as error:
-            return Failed(why=str(error), fatal=isinstance(error, ModelRefusedKey))
+            return Failed(why=str(error), fatal=error.lasting)
         except BodyLost as error:
             return Failed(why=str(error))
         return Failed(why=f"no end of the turn after {MAX_CALLS} model calls")

@@ -27,7 +27,7 @@ from massgen.agent.endpoint import Act, BodyLost, Endpoint, open_endpoint
 from massgen.agent.excerpt import Excerpt, Suspect, excerpt, longest_block, question, read_suspects
 from massgen.agent.testrun import DEFAULT_COMMAND, TestRun
 from massgen.agent.view import Answered, Box, Decision, Emit, Failed, HandIn, Presented, ShownAnswer, View
-from massgen.errors import ModelError, ModelRefusedKey
+from massgen.errors import ModelError
 from massgen.events.types import Notice, RepairAttempted
 from massgen.messages import Message, Reply, Request, ToolResult
 from massgen.models.base import Model
@@ -299,7 +299,7 @@ class RepairSession:
 
 
 def _failed(error: Exception) -> Failed:
-    return Failed(why=str(error), fatal=isinstance(error, ModelRefusedKey))
+    return Failed(why=str(error), fatal=isinstance(error, ModelError) and error.lasting)
 
 
 def _seed(label: str, attempt: int) -> int:

@@ -244,7 +244,8 @@ def _verdict_code(verdict: Verified | None) -> int:
 
 def _without_answer(decided: Decided) -> Conclusion:
     if decided.cut is None:
-        return Conclusion(outcome="no answer", exit_code=NoAnswer.exit_code, message="no agent produced an answer; see the log")
+        why = "; ".join(decided.reasons) or "see the log"
+        return Conclusion(outcome="no answer", exit_code=NoAnswer.exit_code, message=f"no agent produced an answer: {why}")
     outcome, code, why = _CUT[_OVER[type(decided.cut)]]
     return Conclusion(outcome=outcome, exit_code=code, message=f"{why} before any agent had answered")
 

@@ -25,6 +25,8 @@ class Decided:
     """The latest answers."""
     transcript: tuple[Message, ...] = ()
     """The winner's; empty when it took no part since the run was resumed."""
+    reasons: tuple[str, ...] = ()
+    """Why each agent is out, where nobody has won."""
 
 
 def say_selected(log: EventLog, choice: Select) -> None:

@@ -122,7 +122,8 @@ class Coordination:
         if isinstance(self._end, Finish):
             if self._start_error and not self._ever_ready and not self._cut:
                 raise self._start_error
-            return Decided(end=self._end, cut=self._cut)
+            reasons = tuple(dict.fromkeys(chair.leaving for chair in self._chairs.values() if chair.leaving))
+            return Decided(end=self._end, cut=self._cut, reasons=reasons)
         winner = self._end.agent
         return Decided(
             end=self._end,

@@ -132,7 +132,8 @@ class LocalModel:
 
     async def _explained(self, error: ModelUnavailable) -> ModelUnavailable:
         end = await self._joined.ended_within(NEWS_S)
-        return ModelUnavailable(f"{end}; the next call starts it again", unbilled=True) if end else error
+        what = f"{end}; the next call starts it again" if end else str(error)
+        return ModelUnavailable(what, unbilled=bool(end) or error.unbilled)
 
     def _client(self, joined: Joined) -> ChatModel:
         url = f"http://127.0.0.1:{joined.port}/v1"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from massgen.errors import (
     ModelError,
     ModelRefusedKey,
     ModelUnavailable,
+    ModelUnreachable,
     PicturesRefused,
     RateLimited,
 )
@@ -90,10 +92,20 @@ class Endpoint:
             return ModelUnavailable(
                 f"{self.where} sent nothing for {silence_s:g} s (model {self.model}); try again, or raise timeout_settings"
             )
+        if kind in ("ConnectError", "ConnectTimeout"):
+            return ModelUnreachable(f"{self.where} cannot be reached ({self._unmet(first)}); {self._check_url}")
         reason = self.clean(str(first)) or kind
-        return ModelUnavailable(
-            f"{self.where} cannot be reached or closed the connection ({reason}); {self._check_url}", unbilled="Connect" in kind
-        )
+        return ModelUnavailable(f"{self.where} closed the connection ({reason}); {self._check_url}")
+
+    def _unmet(self, error: BaseException) -> str:
+        """Why there is no connection, by what the system said below all the layers that tried."""
+        while below := error.__cause__ or error.__context__:
+            error = below
+        if isinstance(error, ConnectionRefusedError):
+            return "nothing listens there"
+        if isinstance(error, socket.gaierror):
+            return f"no address is known for its name: {error.strerror}"
+        return "no answer" if isinstance(error, TimeoutError) else self.clean(str(error)) or type(error).__name__
 
     def cut_off(self) -> ModelUnavailable:
         """The stream ended in the middle of a reply."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,20 @@ import anyio
 import pytest
 
 from massgen import app
-from massgen.config.model import AgentConfig, BackendConfig, Config, ContextPath, CoordinationConfig, Timeouts, WriteMode
+from massgen.config.model import AgentConfig, BackendConfig, Config, ContextPath, CoordinationConfig, Secret, Timeouts, WriteMode
 from massgen.errors import ConfigError, SandboxFailed
 from massgen.events.codec import Envelope
 from massgen.events.replay import read
-from massgen.events.types import LeaseGranted, LookStarted, RunFinished, RunStarted, SandboxStarted, Selected, VoteCast
+from massgen.events.types import (
+    AgentExcluded,
+    LeaseGranted,
+    LookStarted,
+    RunFinished,
+    RunStarted,
+    SandboxStarted,
+    Selected,
+    VoteCast,
+)
 from sandbox.testing import FakeEngine
 from tests.support.fake_provider import Script, fake_provider
 from tests.support.scripted_run import contents
@@ -86,6 +96,30 @@ async def test_a_config_and_a_question_become_a_written_fix(tmp_path: Path, proj
     later = await app.undo_run(tmp_path / "state", result.run_id, engine=engine)
     assert later.files == (str(project / "code.txt"),)
     assert contents(project)["code.txt"] == "broken\n"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/v1", "https://no-such-host.invalid/v1"], ids=["port", "name"])
+async def test_an_address_where_nobody_is_holds_up_a_run(tmp_path: Path, url: str) -> None:
+    """Such an agent is out after its first look, within seconds; alone it ends the run, with what to look at; others go on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    backend = BackendConfig(type="openai", model="gpt-5", base_url=url.format(port=port), api_key=Secret("none"))
+    lost = AgentConfig(id="lost", backend=backend)
+    other = agent(tmp_path, "other", [TOO[0], OWN, END])
+    engine = FakeEngine(tmp_path / "boxes")
+    for team, code in (((lost,), 3), ((lost, other), 0)):
+        seen: list[Envelope] = []
+        with anyio.fail_after(15):
+            result = await app.run(
+                Config(agents=team), "hi", engine=engine, readers=[seen.append], state_dir=tmp_path / f"state{code}"
+            )
+        assert result.exit_code == code
+        (out,) = [e.event for e in seen if isinstance(e.event, AgentExcluded)]
+        assert backend.base_url in out.why
+        assert "check that it is up and that base_url is right" in out.why
+        assert [e.event.agent for e in seen if isinstance(e.event, LookStarted)].count(out.agent) == 1
+        if code:
+            assert result.message == f"no agent produced an answer: {out.why}"
 
 
 async def test_a_time_limit_ends_a_run_that_never_would(tmp_path: Path, project: Path) -> None:

@@ -152,7 +152,7 @@ async def test_a_run_where_all_fail_ends_with_exit_3(make: Callable[..., Run]) -
 
     run = make({"agent1": failing, "agent2": failing})
     ended = await run.go()
-    assert (ended.outcome, ended.exit_code) == ("no answer", 3)
+    assert (ended.outcome, ended.exit_code, ended.message) == ("no answer", 3, "no agent produced an answer: wrong key")
     assert run.engine.running == 0
 
 

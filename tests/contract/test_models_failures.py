@@ -6,9 +6,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from massgen.errors import BadReply, ContextOverflow, ModelDeclined, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
+from massgen.errors import (
+    BadReply,
+    ContextOverflow,
+    ModelDeclined,
+    ModelError,
+    ModelRefusedKey,
+    ModelUnavailable,
+    ModelUnreachable,
+    RateLimited,
+)
 from massgen.messages import Message, Piece, Request, ToolCall, ToolResult
 from massgen.models import Model
+from massgen.models.translate import Endpoint
 from tests.support.adapters import ASK, KEY, SHELL, Open, azure, chat, claude, failure, responses
 from tests.support.fake_provider import FakeProvider, fake_provider
 from tests.support.fake_wires import CUT_CALL, WORDS, Script
@@ -135,10 +145,16 @@ async def test_an_endpoint_that_is_down_is_named(opener: Open) -> None:
     with fake_provider() as gone:
         url = gone.url
     model = opener(gone)
-    with pytest.raises(ModelUnavailable, match=r"cannot be reached.*base_url") as caught:
+    with pytest.raises(ModelUnreachable, match=r"cannot be reached \(nothing listens there\).*base_url") as caught:
         await model.complete(ASK)
     await model.aclose()
     assert url in str(caught.value)
+
+
+def test_a_connection_that_breaks_in_mid_reply_is_not_taken_for_one_that_never_was() -> None:
+    """What had been generated is to be paid for, whatever the exception is called."""
+    endpoint = Endpoint(base_url="http://x", model="m", key_source="")
+    assert not endpoint.broken(ConnectionResetError(104, "Connection reset by peer"), 1.0).unbilled
 
 
 async def test_a_slow_server_that_goes_on_is_listened_to(opener: Open, provider: FakeProvider) -> None:

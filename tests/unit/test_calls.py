@@ -9,10 +9,18 @@ from typing import Any
 import anyio
 import pytest
 
-from massgen.agent.calls import TRIES, Caller
-from massgen.agent.circuit import FIRST_PAUSE_S, OPENS_AFTER, PROBE_S, Circuit, Circuits
+from massgen.agent.calls import LONGEST_NAMED_S, LONGEST_WAIT_S, TRIES, UNREACHED_S, Caller
+from massgen.agent.circuit import FIRST_PAUSE_S, OPENS_AFTER, OUTAGE_S, PROBE_S, Circuit, Circuits
 from massgen.config.model import AgentConfig, BackendConfig, Secret
-from massgen.errors import ContextOverflow, ModelDeclined, ModelError, ModelRefusedKey, ModelUnavailable, RateLimited
+from massgen.errors import (
+    ContextOverflow,
+    ModelDeclined,
+    ModelError,
+    ModelRefusedKey,
+    ModelUnavailable,
+    ModelUnreachable,
+    RateLimited,
+)
 from massgen.events.types import Cited, Event, ModelAsked, ModelCalled, ModelFailed, ModelHeld, Streamed, TextSaid
 from massgen.messages import Citation, Message, Piece, Reply, Request, Usage
 from massgen.models.translate import retry_after_s
@@ -74,6 +82,7 @@ class Calls:
             circuit=self.circuit,
             sleep=self.clock.sleep,
             chance=lambda: chance,
+            clock=self.clock,
         )
 
     def of(self, kind: type[Event]) -> list[Any]:
@@ -92,14 +101,63 @@ async def test_a_provider_that_names_a_wait_is_not_asked_earlier() -> None:
 async def test_no_wait_goes_past_the_deadline() -> None:
     """A wait that would is not begun: the agent fails at once, and is told what was asked and what was left."""
     calls = Calls(RateLimited("slow", retry_after_s=200.0), deadline=anyio.current_time() + 50)
-    with pytest.raises(RateLimited, match=r"asked again in 200 s, and this agent has (49|50) s left"):
+    with pytest.raises(RateLimited, match=r"asked again in 200 s, and this agent waits (49|50) s at most"):
         await calls.caller.complete(ASK)
     assert calls.clock.waits == []
     (failed,) = calls.of(ModelFailed)
     assert failed.retry_s is None
     calls = Calls(RateLimited("slow", retry_after_s=200.0))
-    with anyio.move_on_after(20), pytest.raises(RateLimited, match=r"this agent has (19|20) s left"):
+    with anyio.move_on_after(20), pytest.raises(RateLimited, match=r"this agent waits (19|20) s at most"):
         await calls.caller.complete(ASK)
+
+
+async def test_a_provider_that_names_no_time_at_all_is_not_asked_without_end() -> None:
+    """Zero seconds each time: the waits grow like our own. A day is not waited for, with or without a deadline."""
+    calls = Calls(*[RateLimited("slow", retry_after_s=0.0)] * 9, DONE)
+    assert await calls.caller.complete(ASK) == DONE
+    assert calls.clock.waits == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, *[LONGEST_WAIT_S] * 3]
+    calls = Calls(RateLimited("come back tomorrow", retry_after_s=86400.0))
+    for _ in range(2):
+        with pytest.raises(ModelError, match=r"86400 s.*(waits 600 s at most|may wait)"):
+            await calls.caller.complete(ASK)
+    assert (calls.clock.waits, calls.model.asked) == ([], 1)
+    assert Calls().caller._left_s() == LONGEST_NAMED_S
+
+
+async def test_a_wrong_address_costs_seconds_and_an_outage_minutes() -> None:
+    """Where nobody ever was the error comes soon, is a lasting one, and keeps no other agent from finding out for itself.
+
+    A server that was there may be started again: its absence is trouble like any other.
+    """
+    nobody = ModelUnreachable("nothing listens there")
+    calls = Calls(*[nobody] * 9, chance=1.0)
+    for _ in range(2):
+        with pytest.raises(ModelUnreachable) as caught:
+            await calls.caller.complete(ASK)
+    assert caught.value.lasting
+    assert calls.clock.waits == [0.5, 1.0] * 2
+    assert sum(calls.clock.waits[:2]) <= UNREACHED_S
+    assert calls.circuit.hold_s() == 0
+    calls = Calls(DONE, *[nobody] * TRIES)
+    await calls.caller.complete(ASK)
+    with pytest.raises(ModelUnavailable) as gone:
+        await calls.caller.complete(ASK)
+    assert not gone.value.lasting
+    assert (len(calls.clock.waits), calls.circuit.hold_s()) == (TRIES - 1, FIRST_PAUSE_S)
+
+
+async def test_a_team_waits_for_a_provider_that_stays_down() -> None:
+    """Those who would wait for the end of a long outage fail at once; whoever comes when the pause is over may try."""
+    calls = Calls(DONE)
+    began = calls.clock.now
+    while calls.clock.now + calls.circuit.hold_s() - began <= OUTAGE_S:
+        calls.clock.now += calls.circuit.hold_s()
+        calls.circuit.failed(DOWN)
+    with pytest.raises(ModelUnavailable, match="longer than this agent may wait"):
+        await calls.caller.complete(ASK)
+    assert calls.model.asked == 0
+    calls.clock.now += calls.circuit.hold_s()
+    assert await calls.caller.complete(ASK) == DONE
 
 
 async def test_our_own_waits_grow_and_end() -> None:
