@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,13 +93,16 @@ async def run(
     Raises, before anything was started: ConfigError, SandboxFailed; later, with the run left to be resumed: SandboxFailed.
     """
     found = await ready(config, engine, state_dir, say)
-    folder = await anyio.to_thread.run_sync(lambda: tidy.new_run(state_dir, run_id=run_id))
-    started = datetime.now(UTC).isoformat()
-    record = begin.record(config, run_id=folder.name, started=started, prompt=prompt, invocation=dict(invocation))
-    records.save(folder, record)
-    scratch.write(folder / resuming.CONFIG, resolved_yaml(config).encode("utf-8"))
+    with _recorded(state_dir):
+        folder = await anyio.to_thread.run_sync(lambda: tidy.new_run(state_dir, run_id=run_id))
     tally = Tally()
-    with _release(folder), EventLog(folder, folder.name, readers=[tally, *readers]) as log:
+    with _release(folder), ExitStack() as opened:
+        with _recorded(state_dir):
+            started = datetime.now(UTC).isoformat()
+            record = begin.record(config, run_id=folder.name, started=started, prompt=prompt, invocation=dict(invocation))
+            records.save(folder, record)
+            scratch.write(folder / resuming.CONFIG, resolved_yaml(config).encode("utf-8"))
+            log = opened.enter_context(EventLog(folder, folder.name, readers=[tally, *readers]))
         waiting = await anyio.to_thread.run_sync(resuming.waiting, state_dir, found.clean.killed)
         parts = Parts(
             config=config,
@@ -164,6 +167,29 @@ async def resume(
 
 
 @contextmanager
+def _recorded(state_dir: Path) -> Iterator[None]:
+    """A run that nobody can remember does not begin. Raises SandboxFailed: where, why, what next."""
+    try:
+        yield
+    except OSError as error:
+        raise SandboxFailed(
+            f"runs cannot be recorded in {state_dir} ({error.strerror or error}); make room there, make it writable, "
+            "or set XDG_STATE_HOME to another folder"
+        ) from error
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """A disk that fills up ends no run: it waits. Raises SandboxFailed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SandboxFailed(f"the disk is full ({error}); make room, then: massgen resume {folder.name}") from error
+
+
+@contextmanager
 def _release(folder: Path) -> Iterator[None]:
     """However it ends, the run is nobody's any more: what crashed can be resumed, by this process too."""
     try:
@@ -185,16 +211,12 @@ async def _lived(parts: Parts, tally: Tally, left_s: float) -> RunResult:
         message = f"interrupted, and the change is in your project: massgen undo {folder.name}"
     if conclusion.outcome in GOES_ON and tally.worked:
         message = f"{message}; when that is mended: massgen resume {folder.name}"
-    records.save(folder, records.finished(records.load(folder), status=conclusion.outcome, exit_code=code))
-    log.emit(
-        RunFinished(
-            exit_code=code,
-            outcome=conclusion.outcome,
-            message=message,
-            winner=conclusion.winner,
-            seconds=round(parts.past.active_s + time.monotonic() - began, 3),
+    seconds = round(parts.past.active_s + time.monotonic() - began, 3)
+    with _room(folder):
+        records.save(folder, records.finished(records.load(folder), status=conclusion.outcome, exit_code=code))
+        log.emit(
+            RunFinished(exit_code=code, outcome=conclusion.outcome, message=message, winner=conclusion.winner, seconds=seconds)
         )
-    )
     return RunResult(
         run_id=folder.name,
         run_dir=folder,
@@ -211,11 +233,11 @@ async def _lived(parts: Parts, tally: Tally, left_s: float) -> RunResult:
 async def _concluded(parts: Parts, patience: Patience) -> Conclusion:
     """The run itself; expected failures become conclusions."""
     config, log = parts.config, parts.log
-    if parts.past.started is None:
-        log.emit(run_started(config, parts.ready.shown, parts.record.prompt, begin.labels(config), parts.ready.context))
-    for notice in parts.notices:
-        log.emit(notice)
     try:
+        if parts.past.started is None:
+            log.emit(run_started(config, parts.ready.shown, parts.record.prompt, begin.labels(config), parts.ready.context))
+        for notice in parts.notices:
+            log.emit(notice)
         async with AsyncExitStack() as models:
             return await worked(parts, patience, models)
     except MassgenError as error:
@@ -228,10 +250,8 @@ async def _concluded(parts: Parts, patience: Patience) -> Conclusion:
         # Ours to mend, or the disk's: the run still ends in its log before the error goes on.
         with suppress(OSError):
             log.emit(RunFinished(exit_code=1, outcome="crashed", message=f"{type(error).__name__}: {error}"))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"the disk is full ({error}); make room, then: massgen resume {parts.folder.name}"
-            raise SandboxFailed(text) from error
-        raise
+        with _room(parts.folder):
+            raise
 
 
 def _warnings(texts: Sequence[str]) -> tuple[Notice, ...]:

@@ -143,7 +143,7 @@ async def _go(given: Any, argv: list[str], prog: str, rules: Mapping[str, Any]) 
             return 141
         if not isinstance(first, SandboxError | OSError):
             raise first from None
-        _tell(f"{prog}: {first}")
+        _tell(f"{prog}: {first if isinstance(first, SandboxError) else _of_the_host(first)}")
         return 2 if isinstance(first, SpecError) else 125
 
 
@@ -179,8 +179,15 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
+def _of_the_host(error: OSError) -> str:
+    """Whatever of ours did not find its place there."""
+    which, why = error.filename or "this machine", error.strerror or error
+    return f"{which}: {why}; make room, or name another folder (TMPDIR, --keep-changes)"
+
+
 def _tell(text: str) -> None:
-    sys.stderr.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
+    safe = "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    sys.stderr.write(safe + "\n")
     sys.stderr.flush()
 
 

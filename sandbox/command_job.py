@@ -36,7 +36,7 @@ def job_of(given: Any, argv: Sequence[str], rules: Mapping[str, Any], *, tell: C
     read = [_shown(path) for path in given.read]
     cwd = WORKSPACE
     if not given.no_cwd and not any(here.is_relative_to(path) for path in (*write, *read)):
-        if why := _unfit(here):
+        if why := _unfit(here)[0]:
             tell(f"{here} is {why} and not shown; the command starts in {given.workdir or WORKSPACE}")
         else:
             write.append(_with_repository(here, (*write, *read)))
@@ -81,8 +81,9 @@ def _shown(typed: str) -> Path:
     if kind not in (stat.S_IFDIR, stat.S_IFREG):
         what = _KINDS.get(kind, "something else")
         raise SpecError(f"{typed} is neither a folder nor a regular file but {what}, and is not shown to commands; leave it out")
-    if why := _unfit(path):
-        raise SpecError(f"{typed} is {why} and is not shown to commands; name a folder in it, or copy what you need")
+    why, instead = _unfit(path)
+    if why:
+        raise SpecError(f"{typed} is {why} and is not shown to commands; {instead}")
     return path
 
 
@@ -109,7 +110,7 @@ def _with_repository(here: Path, named: Sequence[Path]) -> Path:
     Only the folder where all of it would be too much to copy, or somebody named a part of it to be shown otherwise.
     """
     top = git_root(here) or here
-    if top == here or _unfit(top) or any(path.is_relative_to(top) for path in named):
+    if top == here or _unfit(top)[0] or any(path.is_relative_to(top) for path in named):
         return here
     if foresee(Mount(source=top, mode="draft"), uid=agent_uid()).kind == "overlay":
         return top
@@ -128,19 +129,20 @@ def _writable(file: Path) -> bool:
     return kind not in (stat.S_IFDIR, stat.S_IFSOCK) and not waits and os.access(file, os.W_OK)
 
 
-def _unfit(folder: Path) -> str:
+def _unfit(folder: Path) -> tuple[str, str]:
+    """Why it is not shown, and what to do instead; empty: it can be."""
     if folder == Path("/") or Path.home().resolve().is_relative_to(folder):
-        return "your home folder, or holds it,"
+        return "your home folder, or holds it,", "name a folder in it, or copy what you need"
     if any(own.is_relative_to(folder) or folder.is_relative_to(own) for own in (cache_folder(), state_folder())):
-        return "where massgen keeps its own files"
+        return "where massgen keeps its own files", "name another folder"
     try:
         str(folder).encode()
         check_target(str(folder))
     except UnicodeEncodeError:
-        return "of a name that is no text (UTF-8), which engines cannot be told,"
+        return "of a name that is no text (UTF-8), which engines cannot be told,", "rename it"
     except SpecError:
-        return "where a container has its own system,"
-    return ""
+        return "where a container has its own system,", "copy what you need of it into a folder of yours, and name that"
+    return "", ""
 
 
 def _environment(words: Sequence[str]) -> dict[str, str]:

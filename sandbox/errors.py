@@ -11,7 +11,7 @@
     ├── WireError        the guest broke the protocol; its sandbox is over
     ├── GuestError       the guest refused one operation (missing path, full disk)
     ├── SnapshotError    what came out of a container, or lies in a store, is not a snapshot we accept
-    ├── StoreError       the host's own disk did not take a content (full, read-only, broken)
+    ├── StoreError       the host's own disk did not take a content, or a file of ours (full, read-only, broken)
     └── LeaseError       a lease was used twice, or does not cover what was asked
         └── Drift        a file is no longer what the lease expects; nothing was written
 

@@ -19,7 +19,7 @@ from sandbox.errors import SpecError
 from sandbox.overlay import View
 from sandbox.plan import HostFacts, PathFacts
 from sandbox.spec import AGENT_UID, HOME, Lease, SandboxSpec
-from sandbox.zipped import cached, zipped
+from sandbox.zipped import cached, in_cache, zipped
 
 _MAIN = b"""import sys
 if sys.version_info < (3, 9):
@@ -33,16 +33,30 @@ MAX_GIT_WALK = 500_000
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/massgen`, made when missing."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "massgen"
-    folder.mkdir(parents=True, exist_ok=True)
+    """`$XDG_CACHE_HOME/massgen`, made when missing. Raises StoreError: it cannot be."""
+    folder = _xdg("XDG_CACHE_HOME", ".cache") / "massgen"
+    with in_cache(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def own_cache() -> Path:
+    """What this package keeps in it, made when missing. Raises StoreError."""
+    folder = cache_folder() / "sandbox"
+    with in_cache(folder):
+        folder.mkdir(exist_ok=True)
     return folder
 
 
 def state_folder() -> Path:
     """`$XDG_STATE_HOME/massgen`; not made here."""
-    return Path(os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")) / "massgen"
+    return _xdg("XDG_STATE_HOME", ".local/state") / "massgen"
+
+
+def _xdg(name: str, default: str) -> Path:
+    """A relative value is ignored, as the XDG specification asks."""
+    value = os.environ.get(name, "")
+    return Path(value) if value.startswith("/") else Path.home() / default
 
 
 def look(
@@ -54,9 +68,8 @@ def look(
     views: Mapping[str, View] | None = None,
     recursive_ro: bool = False,
 ) -> HostFacts:
-    """Look at everything the spec and the lease name. Raises SpecError for withheld paths that are not relative."""
-    cache = cache_folder() / "sandbox"
-    cache.mkdir(parents=True, exist_ok=True)
+    """Look at everything the spec and the lease name. Raises SpecError for withheld paths that are not relative, StoreError."""
+    cache = own_cache()
     withheld = {m.source: m.withhold for m in spec.mounts}
     paths: dict[Path, PathFacts] = {}
     for mount in spec.mounts:
@@ -172,7 +185,8 @@ def guest_zip(cache: Path) -> Path:
 def _accounts(cache: Path, uid: int, gid: int) -> Path:
     """`passwd` and `group` that know the uid inside, so that programs which ask for a name get one."""
     folder = cache / f"accounts-{uid}-{gid}"
-    folder.mkdir(exist_ok=True)
+    with in_cache(folder):
+        folder.mkdir(exist_ok=True)
     root = "" if uid == 0 else "root:x:0:0:root:/root:/bin/sh\n"
     cached(folder, "passwd", f"{root}agent:x:{uid}:{gid}:agent:{HOME}:/bin/sh\n".encode())
     cached(folder, "group", ("" if gid == 0 else "root:x:0:\n").encode() + f"agent:x:{gid}:\n".encode())

@@ -30,8 +30,9 @@ import anyio.to_thread
 from sandbox.engines.base import Engine, Link
 from sandbox.engines.images import BASE_LABEL, FOLDER, PREPARED_LABEL, ImageRow, Network, Preparing
 from sandbox.errors import EngineError, ImageMissing, SpecError, StartFailed
-from sandbox.facts import cache_folder
+from sandbox.facts import own_cache
 from sandbox.spec import MIB, Limits
+from sandbox.zipped import in_cache
 
 REPOSITORY = "massgen-prepared"
 DEADLINE_S = 1800.0
@@ -223,8 +224,9 @@ async def _exists(engine: Engine, name: str) -> bool:
 
 
 def _mark(name: str) -> Path:
-    folder = cache_folder() / "sandbox" / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = own_cache() / "prepared"
+    with in_cache(folder):
+        folder.mkdir(exist_ok=True)
     return folder / name.rpartition(":")[2]
 
 

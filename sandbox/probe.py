@@ -19,10 +19,11 @@ from sandbox import owner, scratch, seccomp
 from sandbox.box import Sandbox
 from sandbox.engines.base import Engine
 from sandbox.errors import SandboxError, StartFailed
-from sandbox.facts import cache_folder, guest_zip
+from sandbox.facts import cache_folder, guest_zip, own_cache
 from sandbox.guarantees import Expected, Guarantee, judge, known
 from sandbox.inside import PROGRAM
 from sandbox.spec import AGENT_UID, MIB, DraftKind, Limits, Mount, SandboxSpec
+from sandbox.zipped import cached
 
 __all__ = ["Guarantee", "probe", "require"]
 
@@ -81,8 +82,7 @@ async def require(
     about = await engine.facts()
     if not about.isolates:
         return
-    cache = cache_folder() / "sandbox"
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = own_cache()
     built = (about.id, about.version, owner.boot(), (await engine.image(image)).id, guest_zip(cache).name, seccomp.identity())
     identity = (*built, runtime, draft, *wanted)
     mark = cache / f"proven-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}"
@@ -99,7 +99,7 @@ async def require(
         raise StartFailed(
             f"required and not available here: {seen}. Mend that, or take the name out of sandbox.require", op="probe"
         )
-    mark.touch()
+    cached(cache, mark.name, b"")
 
 
 def _bait(place: Path, canary: str) -> Path:

@@ -22,10 +22,11 @@ import anyio.to_thread
 
 from sandbox import overlay, owner, scratch
 from sandbox.engines.base import Engine
-from sandbox.errors import SandboxError, SpecError
-from sandbox.facts import cache_folder, guest_zip
+from sandbox.errors import SandboxError, SpecError, StoreError
+from sandbox.facts import cache_folder, guest_zip, own_cache
 from sandbox.overlay import View
 from sandbox.spec import AGENT_UID, WORKSPACE, Lease, Limits, Mount, SandboxSpec
+from sandbox.zipped import cached
 
 T = TypeVar("T")
 
@@ -172,8 +173,8 @@ async def bury(engine: Engine) -> tuple[str, ...]:
 
 def _bury_files() -> None:
     scratch.bury()
-    with contextlib.suppress(OSError):  # whoever needs the cache says what is wrong with it
-        scratch.bury(cache_folder(), cache_folder() / "sandbox")
+    with contextlib.suppress(StoreError):  # whoever needs the cache says what is wrong with it
+        scratch.bury(cache_folder(), own_cache())
 
 
 # -- the self-test ---------------------------------------------------------------------------------------------------
@@ -196,8 +197,7 @@ async def unproven(engine: Engine, image: str, runtime: str = "") -> str:
     about = await engine.facts()
     if not about.local:
         return "the engine does not see this machine's files"
-    cache = cache_folder() / "sandbox"
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = own_cache()
     built = (about.id, about.version, runtime, owner.boot(), guest_zip(cache).name)
     identity = (*built, os.getuid() == 0, overlay.HOME.stat().st_dev)
     name = f"overlay-{hashlib.sha256(repr(identity).encode()).hexdigest()[:24]}"
@@ -208,8 +208,7 @@ async def unproven(engine: Engine, image: str, runtime: str = "") -> str:
                 why = await _prove(engine, image, runtime)
             except SandboxError as error:  # of this image perhaps, or of this moment: nobody else is told
                 return f"the engine cannot mount one: {error}"
-            with scratch.replacing(mark) as staged:
-                staged.write_text(why, encoding="utf-8")
+            cached(cache, name, why.encode())
         _seen[name] = mark.read_text(encoding="utf-8")
     return _seen[name]
 

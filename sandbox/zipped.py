@@ -12,11 +12,13 @@ import io
 import marshal
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
 
 from sandbox import scratch
+from sandbox.errors import StoreError
 
 UNCHECKED = 1
 """PEP 552: known by a hash, which nobody compares."""
@@ -24,7 +26,7 @@ _building = threading.Lock()
 
 
 def zipped(cache: Path, name: str, main: bytes, sources: Mapping[str, bytes]) -> Path:
-    """`name-HASH.zip` in the folder `cache`, which is there; `main` is what runs. Readable by all. Raises OSError."""
+    """`name-HASH.zip` in the folder `cache`, which is there; `main` is what runs. Readable by all. Raises StoreError."""
     digest = hashlib.sha256(MAGIC_NUMBER + main + repr(sorted(sources.items())).encode()).hexdigest()
     path = cache / f"{name}-{digest[:16]}.zip"
     with _building:  # two compilations of one source need not have the same bytes
@@ -40,14 +42,28 @@ def zipped(cache: Path, name: str, main: bytes, sources: Mapping[str, bytes]) ->
 
 
 def cached(folder: Path, name: str, content: bytes) -> Path:
-    """Write once, atomically, readable by all."""
+    """Write once, atomically, readable by all. Raises StoreError."""
     path = folder / name
-    if path.exists() and path.stat().st_size == len(content):
-        return path
-    with scratch.replacing(path) as staged:
-        staged.write_bytes(content)
-        staged.chmod(0o444)
+    with in_cache(folder):
+        if path.exists() and path.stat().st_size == len(content):
+            return path
+        with scratch.replacing(path) as staged:
+            staged.write_bytes(content)
+            staged.chmod(0o444)
     return path
+
+
+@contextmanager
+def in_cache(folder: Path) -> Iterator[None]:
+    """A cache that cannot be used is its user's to mend, and is said as that: which, why, what next. Raises StoreError."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StoreError(
+            f"the cache folder {folder} cannot be used ({why}); make room, make it writable, or set XDG_CACHE_HOME to another",
+            op="cache",
+        ) from error
 
 
 def _compiled(name: str, source: bytes) -> bytes:

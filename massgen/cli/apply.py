@@ -33,11 +33,12 @@ def command(run: str, **given: Any) -> int:  # noqa: ANN401 - click's own values
     from massgen.app import apply_run
     from massgen.cli.chosen import chosen
     from massgen.cli.later import change, consented, to_branch, to_patch
+    from massgen.config.paths import here
 
     patch, branch = given["patch"], given["branch"]
     if patch and branch:
         raise click.UsageError("--patch and --branch exclude each other")
-    paths = [Path(os.path.normpath(Path.cwd() / path)) for path in given["only"]]
+    paths = [Path(os.path.normpath(here() / path)) for path in given["only"]]
     which = chosen(run)
     if branch:
         return to_branch(which, branch, paths)

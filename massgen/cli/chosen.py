@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from massgen.config.paths import Places
+from massgen.config.paths import Places, here
 from massgen.coordination import record as records
 from massgen.coordination.record import Record
 from massgen.display.text import line
@@ -39,13 +39,13 @@ class Chosen:
 
 def chosen(run: str) -> Chosen:
     """By the start of an id, or without one. Raises ConfigError: none, or several."""
-    here, state = Path.cwd(), Places.find(os.environ).state
-    folder, record = records.find(state, run, here=here)
-    if not run and record.roots and not record.concerns(here):
+    stand, state = here(), Places.find(os.environ).state
+    folder, record = records.find(state, run, here=stand)
+    if not run and record.roots and not record.concerns(stand):
         click.echo(f"the last run, {record.run_id}, is of {line(record.roots[0])}", err=True)
     return Chosen(state=state, folder=folder, record=record)
 
 
 def named(state: Path, run: str) -> str:
     """As `Chosen.named`. Raises ConfigError."""
-    return "" if records.find(state, "", here=Path.cwd())[1].run_id == run else f" {run}"
+    return "" if records.find(state, "", here=here())[1].run_id == run else f" {run}"

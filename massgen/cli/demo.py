@@ -29,8 +29,9 @@ def command(*, scripted: bool, keep: str, image: str, debug: bool) -> int:
     from massgen.cli import demo_copy
     from massgen.cli.running import Options, run, stderr_console
     from massgen.config.load import Flags, load
+    from massgen.config.paths import here
 
-    folder = demo_copy.place(Path(keep).expanduser() if keep else Path.cwd() / FOLDER)
+    folder = demo_copy.place(Path(keep).expanduser() if keep else here() / FOLDER)
     flags = Flags(config=str(demo_copy.team(scripted=scripted)), write=(str(folder),), image=image)
     config = load(flags)
     console = stderr_console(config)

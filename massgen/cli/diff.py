@@ -34,6 +34,8 @@ def command(run: str, *, stat: bool, no_pager: bool, debug: bool) -> int:  # noq
     terminal = sys.stdout.isatty()
     made = patch(which.state, which.run, binary=not terminal and not stat)
     _warn(moved(which.state, which.run))
+    if not made.changes:
+        click.echo(f"{which.run} changed nothing", err=True)
     if stat:
         from rich.console import Console
 

@@ -104,7 +104,7 @@ async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guaran
     """The engine, the image, and what a container of it proves."""
     from massgen.cli.engine import connect
     from massgen.errors import SandboxFailed
-    from sandbox import SandboxError
+    from sandbox import ImageMissing, SandboxError
 
     install = "install Docker (on Debian and Ubuntu: apt install docker.io), start it, and join the group docker"
     try:
@@ -119,10 +119,12 @@ async def _engine(image: str, runtime: str) -> tuple[list[Finding], tuple[Guaran
         found.append(Finding(name="image", state="ok", detail=image))
         why, guarantees = await _proofs(engine, image, runtime)
         return [*found, _drafts(why)], guarantees
+    except ImageMissing:
+        remedy = f"`massgen images build` builds ours; docker pull {image}; or name another with --image or MASSGEN_IMAGE"
+        return [*found, Finding(name="image", state="failed", detail=f"{image} is not on this engine", remedy=remedy)], ()
     except SandboxError as error:
         name = "image" if len(found) == 1 else "sandbox"
-        remedy = "`massgen images build` builds it; --image or MASSGEN_IMAGE names another" if name == "image" else ""
-        return [*found, Finding(name=name, state="failed", detail=str(error), remedy=remedy)], ()
+        return [*found, Finding(name=name, state="failed", detail=str(error))], ()
 
 
 async def _proofs(engine: DockerEngine, image: str, runtime: str) -> tuple[str, tuple[Guarantee, ...]]:
@@ -135,6 +137,7 @@ async def _proofs(engine: DockerEngine, image: str, runtime: str) -> tuple[str, 
     from sandbox import SandboxError
     from sandbox.probe import probe
     from sandbox.views import taken_for_granted, unproven
+    from sandbox.waiting import unwrapped
 
     found: tuple[Guarantee, ...] = ()
 
@@ -143,10 +146,11 @@ async def _proofs(engine: DockerEngine, image: str, runtime: str) -> tuple[str, 
         with contextlib.suppress(SandboxError), taken_for_granted():
             found = await probe(engine, image, runtime=runtime)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(with_an_overlay)
-        if why := await unproven(engine, image, runtime):
-            tasks.cancel_scope.cancel()
+    with unwrapped(first=True):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(with_an_overlay)
+            if why := await unproven(engine, image, runtime):
+                tasks.cancel_scope.cancel()
     return why, found if found and not why else await probe(engine, image, runtime=runtime)
 
 

@@ -29,6 +29,7 @@ def command(*, keep_days: float, keep_size: str | None, dry_run: bool, as_json: 
     """
     import anyio
 
+    from massgen.cli.engine import translated
     from massgen.config.paths import Places
     from massgen.config.sizes import size_bytes
     from massgen.coordination import tidy
@@ -45,7 +46,8 @@ def command(*, keep_days: float, keep_size: str | None, dry_run: bool, as_json: 
         except SandboxFailed:
             tidy.sweep(state)
             click.echo("no engine answers: containers were not looked for", err=True)
-    swept = collect(state, keep_days=keep_days, keep_bytes=limit, dry_run=dry_run)
+    with translated():
+        swept = collect(state, keep_days=keep_days, keep_bytes=limit, dry_run=dry_run)
     if as_json:
         found = {"runs": swept.runs, "blobs": swept.blobs, "bytes": swept.bytes, "containers": len(containers)}
         click.echo(json.dumps({**found, "dry_run": dry_run}))

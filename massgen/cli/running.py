@@ -18,7 +18,7 @@ from rich.text import Text
 from massgen.cli.chosen import named
 from massgen.config.load import Flags, load
 from massgen.config.model import Config
-from massgen.config.paths import Places
+from massgen.config.paths import Places, here
 from massgen.config.resolved import resolved_yaml
 from massgen.config.sizes import duration_s
 from massgen.display.plain import Progress
@@ -107,7 +107,7 @@ def run(config: Config, prompt: str, options: Options, flags: Flags) -> RunResul
     from massgen.cli.engine import connect
 
     seen = _Seen(config, options)
-    invocation = {"flags": asdict(flags), "cwd": str(Path.cwd())}
+    invocation = {"flags": asdict(flags), "cwd": str(here())}
 
     async def work() -> RunResult:
         return await run_app(
@@ -213,7 +213,7 @@ def limits_text(config: Config) -> str:
 
 def shown(path: Path) -> str:
     """The path as a user would type it from here."""
-    cwd = Path.cwd()
+    cwd = here()
     return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 
@@ -243,7 +243,7 @@ def _folder(config: Config, options: Options) -> RunFolder | None:
         return None
     given = options.run_dir
     if given is None:
-        base = options.folder_base or Path.cwd()
+        base = options.folder_base or here()
         return RunFolder(lambda: make_folder(base, now=datetime.now().astimezone()), config=resolved_yaml(config))
     if given.exists() and (not given.is_dir() or any(given.iterdir())):
         raise ConfigError(f"--run-dir {given} is taken; name a new or an empty folder")

@@ -15,6 +15,7 @@ from massgen.config.installed import installed
 from massgen.config.keys import base_url, find_key, no_key
 from massgen.config.model import LOCAL_MODEL, AgentConfig, BackendConfig, ProgramConfig
 from massgen.config.names import did_you_mean
+from massgen.config.paths import here
 from massgen.config.schema import RawAgent, RawBackend, RawConfig, RawParams, RawPath, check_backend_type, unknown_backend
 from massgen.config.sizes import most_tokens
 from massgen.config.source import Document, Path_
@@ -356,7 +357,7 @@ def _from_flags(single: Single, env: Mapping[str, str]) -> AgentConfig:
     key, source = find_key(kind, url, None, env)
     if source and key is None:
         raise ConfigError(no_key(source, model))
-    weights = _weights(model, Path.cwd()) if kind == "local" else None
+    weights = _weights(model, here()) if kind == "local" else None
     try:
         program = installed(kind, None, env)
     except ConfigError as error:

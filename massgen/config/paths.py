@@ -41,15 +41,26 @@ class Places:
 
     @staticmethod
     def find(env: Mapping[str, str], *, cwd: Path | None = None) -> Places:
-        """From HOME and the XDG variables (a relative one is ignored, as the XDG specification asks)."""
+        """From HOME and the XDG variables (a relative one is ignored, as the XDG specification asks).
+
+        Raises ConfigError: as `here`.
+        """
         home = Path(env["HOME"]) if env.get("HOME", "").startswith("/") else Path.home()
         return Places(
-            cwd=cwd or Path.cwd(),
+            cwd=cwd or here(),
             home=home,
             state=_xdg(env, "XDG_STATE_HOME", home / ".local/state") / "massgen",
             cache=_xdg(env, "XDG_CACHE_HOME", home / ".cache") / "massgen",
             user_config=_xdg(env, "XDG_CONFIG_HOME", home / ".config") / "massgen",
         )
+
+
+def here() -> Path:
+    """The working directory. Raises ConfigError: it was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the folder you stand in is no longer there; cd to another one") from error
 
 
 def _xdg(env: Mapping[str, str], name: str, default: Path) -> Path:

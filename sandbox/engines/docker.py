@@ -31,7 +31,7 @@ from sandbox.engines.docker_pieces import Pieces
 from sandbox.engines.images import Images
 from sandbox.engines.stream import RawStream
 from sandbox.errors import EngineError, EngineUnavailable, ImageMissing, StartFailed
-from sandbox.facts import cache_folder, guest_zip
+from sandbox.facts import guest_zip, own_cache
 from sandbox.plan import Plan
 from sandbox.plan_checks import check_image
 
@@ -41,6 +41,7 @@ Client = Any
 
 CALL_S = 30.0
 GONE_S = 20.0
+TOLD_CHARS = 1000
 _RECURSIVE_RO_API = (1, 44)
 
 
@@ -68,13 +69,17 @@ class DockerEngine:
             # Not version="auto": where no engine answers, that raises in the constructor, with a socket that nobody can close.
             client = docker.APIClient(version=docker.constants.DEFAULT_DOCKER_API_VERSION, timeout=CALL_S, **address)
             try:
-                return dict(client.version(api_version=False))
+                found = client.version(api_version=False)
+                return found if isinstance(found, dict) else {}
             finally:
                 client.close()
 
         try:
             found = await _call(about)
-            version = min(str(found["ApiVersion"]), str(docker.constants.DEFAULT_DOCKER_API_VERSION), key=_numbers)
+            theirs = str(found.get("ApiVersion"))
+            if not re.fullmatch(r"\d+(\.\d+)*", theirs):
+                raise EngineUnavailable(f"what answers at {address.get('base_url') or 'the usual socket'} is no Docker engine")
+            version = min(theirs, str(docker.constants.DEFAULT_DOCKER_API_VERSION), key=_numbers)
             parts = [part.get("Name") for part in found.get("Components") or ()]
             return cls(address, version, name="podman" if "Podman Engine" in parts else "docker")
         except EngineUnavailable as error:
@@ -223,7 +228,7 @@ class DockerEngine:
 
     async def sweep(self, folder: Path, image: str) -> None:
         """A container of root's for one folder, see `docker_volumes`."""
-        guest = guest_zip(cache_folder() / "sandbox")
+        guest = guest_zip(own_cache())
         if not await self.alive():
             raise EngineUnavailable("the Docker engine does not answer", op="sweep")
         patience_s = docker_volumes.SWEEP_S + CALL_S
@@ -320,7 +325,7 @@ async def _call(work: Callable[[], T], *, abandon: bool = False) -> T:
     try:
         return await anyio.to_thread.run_sync(work, abandon_on_cancel=abandon)
     except docker.errors.APIError as error:
-        raise EngineError(f"the engine refused: {error.explanation or error}") from error
+        raise EngineError(f"the engine refused: {_short(error.explanation or error)}") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise _unavailable(error) from error
 
@@ -341,4 +346,10 @@ def _unavailable(error: BaseException) -> EngineUnavailable:
 def _explain(text: str, image: str) -> str:
     if re.search(r"python3.*(not found|no such file)", text, re.IGNORECASE):
         return f"image {image} has no python3; any image with python3 3.9 or newer works (massgen's own: `massgen images build`)"
-    return f"the engine could not start a container of {image}: {text.strip()}"
+    return f"the engine could not start a container of {image}: {_short(text)}"
+
+
+def _short(told: object) -> str:
+    """What an engine says, or whatever answers in its place, on a line that can be read: its head and its end."""
+    text = " ".join(str(told).split())
+    return text if len(text) <= TOLD_CHARS else f"{text[: TOLD_CHARS // 2]} … {text[-TOLD_CHARS // 2 :]}"

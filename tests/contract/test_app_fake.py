@@ -27,6 +27,8 @@ from massgen.events.types import (
     Selected,
     VoteCast,
 )
+from sandbox.engines.base import Link
+from sandbox.plan import Plan
 from sandbox.testing import FakeEngine
 from tests.support.fake_provider import Script, fake_provider
 from tests.support.scripted_run import contents
@@ -151,12 +153,18 @@ async def test_a_signal_ends_the_run_politely(tmp_path: Path, number: signal.Sig
     assert engine.running == 0
 
 
-async def test_an_error_of_ours_still_ends_the_log(tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Buggy(FakeEngine):
+    """Has a bug."""
+
+    async def start(self, plan: Plan) -> Link:
+        """Of ours."""
+        raise AssertionError(f"never thought of {plan.image}")
+
+
+async def test_an_error_of_ours_still_ends_the_log(tmp_path: Path, project: Path) -> None:
     """A bug in mid-run goes on to the caller, but the log says that and how the run ended."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "code.txt"))
-    (tmp_path / "code.txt").write_text("a file where the cache folder should be")
-    with pytest.raises(OSError, match=r"code\.txt"):
-        await app.run(config(tmp_path, project, "apply"), "x", engine=FakeEngine(tmp_path / "b"), state_dir=tmp_path / "state")
+    with pytest.raises(AssertionError, match="never thought of"):
+        await app.run(config(tmp_path, project, "apply"), "x", engine=Buggy(tmp_path / "b"), state_dir=tmp_path / "state")
     (log,) = (tmp_path / "state" / "runs").glob("*/events.jsonl")
     end = [e.event for e in read(log)][-1]
     assert isinstance(end, RunFinished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import secrets
 import socket
@@ -178,7 +179,8 @@ def user(tmp_path: Path, bad: dict[str, Path]) -> User:
     [
         ("~", ("home folder", "name a folder in it")),
         ("/", ("home folder", "name a folder in it")),
-        ("~/.local/state/massgen", ("its own files", "name a folder")),
+        ("~/.local/state/massgen", ("its own files", "name another folder")),
+        ("/usr/share", ("its own system", "copy what you need")),
     ],
 )
 def test_exec_shows_what_cannot_be_meant(
@@ -226,3 +228,23 @@ def test_a_run_begins_where_its_sandbox_cannot_be_had(
     assert [word for word in words if word not in done.stderr] == [], done.stderr
     assert "Traceback" not in done.stderr
     assert not list((user.home / ".local/state/massgen").glob("runs/*"))
+
+
+def test_doctor_says_twice_what_one_row_is_about(user: User) -> None:
+    """A missing image is the fact, and the remedy is another sentence; a name that is none has its own."""
+    for image, words in (("no-such-image:1", "docker pull no-such-image:1"), ("a b", "")):
+        done = user.massgen("doctor", "--json", "--image", image)
+        row = next(f for f in json.loads(done.stdout)["findings"] if f["name"] == "image")
+        assert (done.returncode, row["state"], image in row["detail"]) == (1, "failed", True), row
+        assert "massgen images build" not in row["detail"]
+        assert words in row["remedy"]
+
+
+def test_a_diff_of_nothing_is_silence(user: User) -> None:
+    """On stderr, as stdout is a patch; exit code 0."""
+    user.write("s.yaml", [say(answer="done"), *[say(vote="$own")] * 4, say(final="done")])
+    user.write("t.yaml", {"agents": [agent("a", "s.yaml")]})
+    assert user.massgen("run", "q", "--config", "t.yaml", "--no-logs").returncode == 0
+    for options in ((), ("--stat",)):
+        done = user.massgen("diff", *options)
+        assert (done.returncode, done.stdout, "changed nothing" in done.stderr) == (0, "", True), done.stderr
