@@ -217,11 +217,20 @@ def _show(team: list[Row], rest: list[Row], wrong: str) -> None:
         if rows:
             console.print(Text(title, style="bold"))
         for row in rows:
-            what = f"{row.backend} {line(row.model, 60)}".strip() if row in team else line(row.url or row.model, 60)
-            names = ", ".join(line(name, 40) for name in row.models[:SHOWN])
-            more = f" and {len(row.models) - SHOWN} more" if len(row.models) > SHOWN else ""
-            told = line(row.detail, 240) or f"{names}{more}"
-            style = _STYLES.get(row.state, "red")
-            key = f"key: {row.key}" if row.key != "needs none" and row.state != "no key" else ""
-            text = " · ".join(part for part in (what, key, told) if part)
-            put(console, Text.assemble(f"  {row.name:<{width}}  ", (f"{row.state:<13}  ", style)), Text(text))
+            head = Text.assemble(f"  {row.name:<{width}}  ", (f"{row.state:<13}  ", _STYLES.get(row.state, "red")))
+            put(console, head, Text(_told(row, own=row in team)))
+
+
+def _told(row: Row, *, own: bool) -> str:
+    """What is said of a row beside its state: of an agent its model, of a server its address, unless the rest says it."""
+    from massgen.display.text import line
+
+    if row.state == "no key":
+        return line(row.detail, 240)
+    names = ", ".join(line(name.rpartition("/")[2] if name.startswith("/") else name, 40) for name in row.models[:SHOWN])
+    more = f" and {len(row.models) - SHOWN} more" if len(row.models) > SHOWN else ""
+    told = line(row.detail, 240) or f"{names}{more}"
+    address = line(row.url or row.model, 60)
+    what = " ".join(dict.fromkeys((row.backend, line(row.model, 60)))).strip() if own else "" if address in told else address
+    key = f"key: {row.key}" if row.key != "needs none" else ""
+    return " · ".join(part for part in (what, key, told) if part)

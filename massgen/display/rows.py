@@ -12,6 +12,7 @@ from rich.text import Text
 NARROW = 24
 """With less room than this beside the head, what is told goes below it."""
 ENDLESS = 10_000
+SEPARATOR = " ·"
 
 
 def put(console: Console, head: Text, *told: Text) -> None:
@@ -25,5 +26,7 @@ def put(console: Console, head: Text, *told: Text) -> None:
     rows = [row for text in told for row in text.wrap(console, room)] or [Text()]
     for number, row in enumerate(rows):
         row.rstrip()
+        if row.plain.endswith(SEPARATOR):  # the break says it
+            row.right_crop(len(SEPARATOR))
         before = head if number == 0 and not narrow else " " * indent
         console.print(Text.assemble(before, row), soft_wrap=True, highlight=False)

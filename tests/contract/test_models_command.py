@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pty
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -90,6 +91,19 @@ def test_a_user_sees_agents_keys_and_servers(user: User, provider: FakeProvider)
     assert named["key for claude"].startswith("ANTHROPIC_API_KEY in ./.env")
     assert named["claude_code"] == f"2.1.9, {program}"
     assert "CANARY" not in doctor.stdout
+
+
+def test_a_narrow_terminal_breaks_the_rows_of_what_is_not_there(user: User) -> None:
+    """At 80 columns what has no key takes one line; nothing is said twice, and no separator stands alone."""
+    user.env |= {"AZURE_OPENAI_API_KEY": KEY, "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9", "COLUMNS": "80", "FORCE_COLOR": "1"}
+    shown = user.massgen("models").stdout
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert sum(line.endswith("_API_KEY is not set") and " no key " in line for line in lines) > 10
+    assert not [line for line in lines if " no key " in line and not line.endswith("is not set")]
+    assert not [line for line in lines if line.strip().startswith("·") or "· ·" in line or line.endswith("·")]
+    azure = " ".join(lines[lines.index(next(line for line in lines if "azure_openai" in line)) :][:4])
+    assert azure.count("http://127.0.0.1:9") == 1
 
 
 def test_a_config_that_is_wrong_does_not_hide_the_rest(user: User) -> None:
