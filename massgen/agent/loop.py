@@ -42,6 +42,7 @@ class LoopSession:
         cwd: str | None = None,
         verify: str = "",
         transcript: tuple[Message, ...] = (),
+        labels: tuple[str, ...] = (),
         temperature: float | None = None,
         max_tokens: int | None = None,
         command_timeout_s: float = 120.0,
@@ -49,7 +50,7 @@ class LoopSession:
         circuit: Circuit | None = None,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self._relay = Relay(label=label, system_message=system_message, verify=verify, transcript=transcript)
+        self._relay = Relay(label=label, system_message=system_message, verify=verify, transcript=transcript, labels=labels)
         self._caller = Caller(label=label, model=model, emit=emit, deadline=deadline, circuit=circuit, sleep=sleep)
         self._label = label
         self._box = box

@@ -55,13 +55,23 @@ class Taken:
 class Relay:
     """One agent's conversation with its model."""
 
-    def __init__(self, *, label: str, system_message: str, verify: str, transcript: tuple[Message, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        label: str,
+        system_message: str,
+        verify: str,
+        transcript: tuple[Message, ...] = (),
+        labels: tuple[str, ...] = (),
+    ) -> None:
+        """`labels`: of all agents of the run; given, the list of tools is the same in each of its calls. See `_tools`."""
         known = _MARK.search(transcript[0].text) if transcript else None
         self._mark = known.group(1) if known else f"[news {secrets.token_hex(4)}]"
         text = prompts.system(label=label, system_message=system_message, verify=verify, mark=self._mark)
         # Not the transcript's own first message: it may come from a session that was told something that is over, as planning is.
         self._messages: list[Message] = [Message(role="system", text=text), *transcript[1:]]
         self._label = label
+        self._labels = labels
         self._view: View | None = None
         self._places: tuple[Place, ...] | None = None
         self._shown: tuple[ShownAnswer, ...] = ()
@@ -115,6 +125,15 @@ class Relay:
         )
 
     def _tools(self) -> tuple[ToolSpec, ...]:
+        """What stands first in each request: another list, and a provider reads the whole conversation anew at full price.
+
+        So the vote is offered before there is an answer, and both ends of a turn in the final one; called then, they are refused
+        with what to do instead. The labels in it are those of the run: a server that keeps a model to its tools' schemas, as
+        llama.cpp does, still lets no other one through. Without them (each look is a conversation of its own) only what is
+        possible now is offered.
+        """
+        if self._labels:
+            return (*BODY_TOOLS, ANSWER_TOOL, *((vote_tool(self._labels),) if len(self._labels) > 1 else ()))
         view = self._now()
         ending: tuple[ToolSpec, ...] = ()
         if view.phase == "coordination":

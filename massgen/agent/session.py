@@ -74,6 +74,7 @@ async def open_session(
     cwd: str | None = None,
     verify: str = "",
     transcript: tuple[Message, ...] = (),
+    labels: tuple[str, ...] = (),
     temperature: float | None = None,
     max_tokens: int | None = None,
     command_timeout_s: float = 120.0,
@@ -87,6 +88,7 @@ async def open_session(
     `cwd`: where its commands start: the project inside the container (None: the sandbox's own cwd).
     `verify`: the user's test command, run in `cwd`; `repair` works by it (empty: pytest), `loop` only names it.
     `transcript`: of an earlier session, to go on from (final turn); `label` names the agent in events (its anonymous label).
+    `labels`: of all agents of the run, in its order: with them `loop` names the same tools to its model in every call.
     `temperature`, `max_tokens`: of every model call; None leaves it to the provider.
     `command_timeout_s`: what a command may ask for at most, and the longest first test run of `repair`.
     `deadline`: of the run, on anyio's clock: no model call is waited for beyond it. `circuit`: see `circuit.py`.
@@ -131,6 +133,7 @@ async def open_session(
             cwd=cwd,
             verify=verify,
             transcript=transcript,
+            labels=labels,
             temperature=temperature,
             max_tokens=max_tokens,
             command_timeout_s=command_timeout_s,

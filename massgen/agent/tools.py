@@ -117,10 +117,11 @@ ANSWER_TOOL = _tool(
 
 
 def vote_tool(labels: tuple[str, ...]) -> ToolSpec:
-    """The vote, with the labels that exist now."""
+    """The vote, with the labels that can be named."""
     return _tool(
         VOTE,
-        "Vote for the best current answer (yours counts too), when you would not improve on it. Ends your turn.",
+        "Vote for the best current answer (yours counts too), when you would not improve on it. Ends your turn. "
+        "Only agents that have answered can be voted for.",
         ("agent_id", "reason"),
         agent_id={"type": "string", "enum": list(labels)},
         reason=_text("Why it is the best, in a sentence or two."),

@@ -93,6 +93,7 @@ async def worked(parts: Parts, patience: Patience, models: AsyncExitStack) -> Co
                     config=config,
                     agent=agent,
                     label=label,
+                    labels=tuple(agents),
                     model=opened[agent.id],
                     log=log,
                     cwd=rooms.cwd,
@@ -181,6 +182,7 @@ def _session(
     config: Config,
     agent: AgentConfig,
     label: str,
+    labels: tuple[str, ...],
     model: Model,
     log: EventLog,
     cwd: str,
@@ -190,6 +192,7 @@ def _session(
 ) -> AbstractAsyncContextManager[Session]:
     return open_session(
         label=label,
+        labels=labels,
         model=model,
         sandbox=box,
         emit=lambda event: _ignore(log.emit(event)),

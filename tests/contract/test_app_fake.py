@@ -217,7 +217,7 @@ async def test_a_plan_is_asked_for_until_the_vote_and_carried_out_after_it(tmp_p
     ]
 
     def think(body: dict[str, Any]) -> Script:
-        asked.append(("new_answer" in str(body["tools"]), str(body["messages"])))
+        asked.append(("This is the final turn" not in str(body["messages"]), str(body["messages"])))
         if not replies:
             return Script(words=["Done."])
         name, args = replies.pop(0)

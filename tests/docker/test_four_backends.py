@@ -123,6 +123,8 @@ def test_the_bill_is_right_to_the_token_and_no_key_is_anywhere(user: User, liste
 
     assert "is fixed" in done.stdout
     assert all(any(SEEN in str(asked) for asked in found[kind].requests) for kind in found if kind != "openai")
+    for provider in found.values():
+        assert len({json.dumps(request["tools"]) for request in provider.requests}) == 1, "the provider's cache begins with them"
     total = tuple(map(sum, zip(*counted, strict=True)))
     (last,) = [line.split() for line in done.stderr.splitlines() if line.strip().startswith("all ")]
     assert tuple(int(figure.replace(",", "")) for figure in last[1:6]) == (calls, *total)

@@ -23,10 +23,12 @@ REPLIES = {
     "done": "The bug in flatten is fixed, by a model of one megabyte.",
 }
 CHOOSE = (
-    "{% set s = namespace(say='done') %}{% for tool in tools or [] %}{% set f = tool.function %}"
-    "{% if f.name == 'new_answer' and s.say == 'done' %}{% set s.say = 'answer' if messages[-1].role == 'tool' else 'work' %}"
-    "{% elif f.name == 'vote' %}{% set s.say = 'vote-' + f.parameters.properties.agent_id.enum[0] %}{% endif %}"
-    "{% endfor %}{{ s.say }}"
+    "{% set s = namespace(say='work') %}{% for m in messages %}"
+    "{% if m.role == 'tool' and s.say == 'work' %}{% set s.say = 'answer' %}"
+    "{% elif m.role == 'user' and 'This is the final turn' in m.content %}{% set s.say = 'done' %}"
+    "{% elif m.role == 'user' and 'Answer agent1.' in m.content %}{% set s.say = 'vote-agent1' %}"
+    "{% elif m.role == 'user' and 'Answer agent2.' in m.content %}{% set s.say = 'vote-agent2' %}"
+    "{% endif %}{% endfor %}{{ s.say }}"
 )
 
 

@@ -53,7 +53,7 @@ def view(*answers: ShownAnswer, **more: Any) -> View:
 class Look:
     """A session over the real body, and everything that it said."""
 
-    def __init__(self, folder: Path, *replies: Any, transcript: tuple[Message, ...] = ()) -> None:
+    def __init__(self, folder: Path, *replies: Any, transcript: tuple[Message, ...] = (), labels: tuple[str, ...] = ()) -> None:
         (folder / "home").mkdir(exist_ok=True)
         self.model = Said(*replies)
         self.box = LocalBox(folder / "cache", folder / "home")
@@ -66,6 +66,7 @@ class Look:
             emit=self.events.append,
             cwd=str(folder / "home"),
             transcript=transcript,
+            labels=labels,
             sleep=self._sleep,
         )
 

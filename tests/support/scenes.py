@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -141,7 +142,7 @@ def _provided(user: User, provider: FakeProvider, *names: str) -> None:
 
 def _votes(body: Line) -> Script | None:
     """For agent1, as soon as that can be voted for."""
-    if "vote" in [tool["name"] for tool in body.get("tools", ())]:
+    if "Answer agent1." in json.dumps(body):
         return Script(words=[], calls=[("vote", '{"agent_id": "agent1", "reason": "it holds"}')], stop="tools")
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,9 @@ KEYS = {
 FIX = "sed -i 's/flat.append(flatten(item))/flat.extend(flatten(item))/' listkit/__init__.py && python3 -m pytest -q"
 
 
+FINAL = "This is the final turn"
+"""In a request of it, whichever the protocol."""
+
 Work = str | tuple[str, dict[str, Any]]
 """A command, or a call of another tool."""
 
@@ -42,11 +46,11 @@ def thinks(*commands: Work, answer: str, final: str = "The bug in `flatten` is f
             work = todo.pop(0)
             name, args = ("shell", {"command": work}) if isinstance(work, str) else work
             return Script(words=["I look."], calls=[(name, json.dumps(args))], stop="tools", tokens=tokens)
-        if "new_answer" in tools and answers:
+        if answers:
             return Script(words=[], calls=[("new_answer", json.dumps({"content": answers.pop()}))], stop="tools", tokens=tokens)
-        if "vote" in tools:
-            labels = tools["vote"]["properties"]["agent_id"]["enum"]
-            vote = {"agent_id": "agent1" if "agent1" in labels else labels[0], "reason": "its tests pass"}
+        if "vote" in tools and FINAL not in json.dumps(body):
+            shown = sorted(set(re.findall(r"Answer (agent\d+)\.\d+ by", json.dumps(body))))
+            vote = {"agent_id": shown[0], "reason": "its tests pass"}
             return Script(words=[], calls=[("vote", json.dumps(vote))], stop="tools", tokens=tokens)
         return Script(words=list(final.partition(" ")), tokens=tokens)
 
