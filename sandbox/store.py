@@ -8,6 +8,7 @@ edit. That costs a hash per use; a list of checked blobs would have to be believ
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +26,12 @@ class Store:
         self.large_sizes: set[int] = set()
         """Of the large contents that arrived here by snapshots, as long as this value lives."""
         with on_disk(folder):
-            (folder / "blobs").mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            about = folder.stat()
+            # Blobs are 0444, for containers; what they were read from may have been private.
+            if about.st_mode & 0o077 and about.st_uid == os.geteuid():
+                folder.chmod(about.st_mode & 0o700)
+            (folder / "blobs").mkdir(exist_ok=True)
             (folder / "snapshots").mkdir(exist_ok=True)
 
     @staticmethod

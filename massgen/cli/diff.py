@@ -82,11 +82,11 @@ def stat_lines(changes: Sequence[FileChange]) -> list[Text]:
     """`path | +a -b` for each file, with what else there is to say of it, and the sum."""
     from rich.text import Text
 
-    from massgen.display.text import count, line
+    from massgen.display.text import count, line, padded, widest
 
     names = [line(change.path) for change in changes]
-    width = max(map(len, names), default=0)
-    rows = [Text.assemble(f"{name:<{width}} | ", *_figures(change)) for name, change in zip(names, changes, strict=True)]
+    width = widest(names)
+    rows = [Text.assemble(f"{padded(name, width)} | ", *_figures(change)) for name, change in zip(names, changes, strict=True)]
     if len(changes) > 1:
         added, removed = sum(change.added for change in changes), sum(change.removed for change in changes)
         rows.append(Text(f"{count(len(changes), 'file')} +{added} -{removed}", style="bold"))

@@ -62,7 +62,7 @@ def _table(runs: tuple[Shelved, ...]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from massgen.display.text import line
+    from massgen.display.text import line, padded, widest
 
     console = Console(highlight=False, emoji=False)
     styles = {"done": "green", "applied": "green", "running": "cyan"}
@@ -75,12 +75,12 @@ def _table(runs: tuple[Shelved, ...]) -> None:
         )
         for run in runs
     ]
-    widths = [max(len(cells[column][0]) for cells in rows) for column in range(4)]
+    widths = [widest(cells[column][0] for cells in rows) for column in range(4)]
     left = max(console.width - sum(widths) - 2 * len(widths), 20) if console.is_terminal else 0
     for cells, run in zip(rows, runs, strict=True):
         row = Text()
         for (text, style), width in zip(cells, widths, strict=True):
-            row.append(f"{text:<{width}}  ", style)
+            row.append(padded(text, width) + "  ", style)
         console.print(row.append(line(run.record.prompt, left)), soft_wrap=True)
 
 

@@ -6,7 +6,7 @@ Calls that broke in the middle are not in it: nobody told what they took (`budge
 from __future__ import annotations
 
 from massgen.display.story import Spent, Story
-from massgen.display.text import line
+from massgen.display.text import line, padded, widest
 
 HEAD = ("agent", "phase", "calls", "input", "cached", "output", "reasoning", "cost")
 LEFT = 2
@@ -20,10 +20,10 @@ def table(story: Story) -> tuple[str, ...]:
     rows = [HEAD, *(_row(line(agent, 24), phase, spent) for (agent, phase), spent in story.spent.items())]
     if len(story.spent) > 1:
         rows.append(_row("all", "", story.all_spent))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    widths = [widest(row[column] for row in rows) for column in range(len(HEAD))]
     return tuple(
         "  ".join(
-            cell.ljust(width) if column < LEFT else cell.rjust(width)
+            padded(cell, width) if column < LEFT else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -17,7 +17,7 @@ from rich.text import Text
 from massgen.display.paths import git_reason, kind_text
 from massgen.display.rows import put
 from massgen.display.story import Story
-from massgen.display.text import bytes_text, count, duration_text, line
+from massgen.display.text import bytes_text, count, duration_text, line, padded, widest
 from massgen.events.codec import Envelope
 from massgen.events.types import (
     AgentExcluded,
@@ -56,6 +56,8 @@ _COLOURS = ("cyan", "magenta", "yellow", "blue", "green", "red")
 _MAX_TEXT = 160
 SILENCE_S = 10.0
 """An agent whose model is busy for so long without a line of its own gets one, so that nobody takes it for dead."""
+MAX_NAMED = 4
+"""Answers that a look is said to be at by their names; sixteen agents would fill the terminal with one another's."""
 LONG_SILENCE_S = 60.0
 """Between two such lines of one call; before, each comes after twice the time of the one before it."""
 
@@ -115,12 +117,12 @@ class Progress:
         for envelope in past:
             self._story.feed(envelope)
         story = self._story
-        self._width = max([8, *(len(line(a, 24)) for a in story.agents)])
+        self._width = widest((line(a, 24) for a in story.agents), least=8)
         done = f"{count(len(story.answers), 'answer')}, {count(len(story.votes), 'vote')} so far"
         self._said("resume", f"run {story.run_id} · {line(story.started.prompt, 72) if story.started else ''} · {done}")
 
     def _plan(self, event: RunStarted) -> None:
-        self._width = max([8, *(len(line(a, 24)) for a in self._story.agents)])
+        self._width = widest((line(a, 24) for a in self._story.agents), least=8)
         models = dict.fromkeys(line(str(a.get("model", "")), 48) for a in event.agents)
         limits = f" · {self._limits} each" if self._limits else ""
         self._said("plan", f"{count(len(event.agents), 'agent')} · {', '.join(models)} · {event.image}{limits} · no network")
@@ -172,7 +174,8 @@ class Progress:
             case LookStarted(phase="final"):
                 return event.agent, "final turn, in a new container", ""
             case LookStarted() if event.answers:
-                return event.agent, f"looks at {', '.join(event.answers)}", "dim"
+                few = len(event.answers) <= MAX_NAMED
+                return event.agent, f"looks at {', '.join(event.answers) if few else f'{len(event.answers)} answers'}", "dim"
             case ToolFinished():
                 return event.agent, self._tool(event), "dim"
             case RepairAttempted():
@@ -236,7 +239,7 @@ class Progress:
     def _line(self, seconds: float, who: str, what: str, style: str) -> None:
         minutes, rest = divmod(int(seconds), 60)
         name = line(self._story.name(who), 24)
-        clock, label = (f"{minutes:02d}:{rest:02d}  ", "dim"), (f"{name:<{self._width}}  ", self._colour(name))
+        clock, label = (f"{minutes:02d}:{rest:02d}  ", "dim"), (padded(name, self._width) + "  ", self._colour(name))
         put(self._console, Text.assemble(clock, label), Text(what, style))
 
     def _said(self, word: str, what: str) -> None:

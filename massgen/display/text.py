@@ -8,6 +8,9 @@ as another. All such characters are shown as what they are instead.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
+
+from rich.cells import cell_len, set_cell_size
 
 _KEEP = "\n\t"
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -20,9 +23,19 @@ def block(text: str) -> str:
 
 
 def line(text: str, width: int = 0) -> str:
-    """One line: white space is folded, the rest as `block`; cut to `width` characters with an ellipsis (0: not cut)."""
+    """One line: white space is folded, the rest as `block`; cut to `width` columns with an ellipsis (0: not cut)."""
     flat = "".join(_spelled(c) for c in " ".join(text.split()))
-    return flat if not width or len(flat) <= width else flat[: max(width - 1, 1)] + "…"
+    return flat if not width or cell_len(flat) <= width else set_cell_size(flat, max(width - 1, 1)).rstrip() + "…"
+
+
+def padded(text: str, width: int) -> str:
+    """With spaces up to `width` columns of a terminal, in which a Chinese or Japanese character takes two."""
+    return text + " " * (width - cell_len(text))
+
+
+def widest(texts: Iterable[str], *, least: int = 0) -> int:
+    """The columns that the widest of these takes."""
+    return max([least, *map(cell_len, texts)])
 
 
 def _spelled(char: str) -> str:

@@ -41,6 +41,15 @@ def test_blob_is_not_changed_or_writable(store: Store) -> None:
     assert stray(store) == []
 
 
+def test_another_account_reads_what_a_private_project_held(tmp_path: Path) -> None:
+    """Nobody else gets into a store: not into a new one, nor into one that was open before."""
+    folder = tmp_path / "open" / "store"
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    for store in (Store(folder), Store(tmp_path / "fresh")):
+        assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
+
+
 @pytest.mark.parametrize(
     "name", ["", "a", "../../etc/passwd", "A" * 64, "g" * 64, "0" * 63, "0" * 65, "0" * 63 + "\n", "../" + "0" * 61, "é" * 64]
 )
