@@ -157,6 +157,9 @@ def dead() -> list[tuple[Path, str]]:
             if about.st_uid != os.geteuid() or folder.is_symlink():
                 continue
             who, _, image = (folder / OWNER).read_text(encoding="utf-8").partition("\n")
+        except FileNotFoundError:  # marked before it got its name, and the mark goes last: only its removal was left
+            found.append((folder, ""))
+            continue
         except (OSError, UnicodeDecodeError):
             continue
         if not who or not owner.alive(who):  # empty: a power cut came before the mark was on the disk

@@ -139,6 +139,7 @@ async def apply(
             store=store,
             log=log,
             allowed=allowed,
+            still=lambda: _as_found(folder, record),
         )
 
     written = await _logged("apply", folder, record, readers, write)
@@ -208,12 +209,23 @@ async def undo(
             store=store,
             log=log,
             purpose="apply" if redo else "undo",
+            still=lambda: _as_found(folder, record),
         )
 
     written = await _logged("apply" if redo else "undo", folder, record, readers, write)
     folders = {absolute(e.root, e.path) for e in (*done.entries, *back.entries) if e.kind == "dir"}
     files = tuple(file for file in written.files if file not in folders)
     return Later(run_id=record.run_id, files=files, earlier=len(record.earlier) if not redo else 0)
+
+
+def _as_found(folder: Path, record: Record) -> None:
+    """Raises ConfigError when another command has written the result, or taken it back, since its record was read. Blocks."""
+    now = records.load(folder)
+    if (now.written, now.earlier, now.undone) != (record.written, record.earlier, record.undone):
+        raise ConfigError(
+            f"nothing was written: another massgen has just {'written' if now.written else 'taken back'} the result of "
+            f"run {record.run_id}; `massgen show {record.run_id}` says how it stands"
+        )
 
 
 async def _found(state_dir: Path, run: str, engine: Engine, say: Callable[[str], None]) -> tuple[Path, Record]:

@@ -85,6 +85,8 @@ def _moved(entry: Entry, seen: Original, now: Original) -> bool:
 
 def _holds_already(entry: Entry, now: Original) -> bool:
     """Both made the same edit."""
+    if entry.kind == "link" and now.kind == "link":
+        return now.target == entry.target
     return entry.kind == "file" and now.kind == "file" and now.sha256 == entry.sha256
 
 

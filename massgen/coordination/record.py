@@ -10,6 +10,7 @@ import errno
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -146,9 +147,11 @@ def next_write(folder: Path, purpose: str) -> Path:
     """A fresh folder for the log of a write after the run: `writes/001-apply`. Blocks."""
     writes = folder / "writes"
     writes.mkdir(exist_ok=True)
-    made = writes / f"{len(list(writes.iterdir())) + 1:03d}-{purpose}"
-    made.mkdir()
-    return made
+    while True:
+        made = writes / f"{len(list(writes.iterdir())) + 1:03d}-{purpose}"
+        with suppress(FileExistsError):  # another command was faster
+            made.mkdir()
+            return made
 
 
 def find(state_dir: Path, prefix: str, *, here: Path | None = None) -> tuple[Path, Record]:

@@ -7,7 +7,7 @@ touched path must hold at that moment. A path that holds anything else stops all
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -40,13 +40,15 @@ async def apply_snapshot(
     store: Store,
     log: EventLog,
     allowed: frozenset[str] = frozenset(),
+    still: Callable[[], object] = lambda: None,
 ) -> Written:
     """Write the project part of a snapshot, with the user's own edits of meanwhile where both can be kept.
 
-    `allowed`: classes of `risks.py` that the user has consented to.
+    `allowed`: classes of `risks.py` that the user has consented to. `still` is called when nobody else writes there any more, and
+    raises what stands against this write by now.
 
-    Raises, with nothing written: ConsentNeeded; ApplyConflict when the project is not what the agents saw or a file may not be
-    written; SandboxError when no container could be had.
+    Raises, with nothing written: what `still` does; ConsentNeeded; ApplyConflict when the project is not what the agents saw or
+    a file may not be written; SandboxError when no container could be had.
     """
     wanted = base.project(snapshot)
     open_to_us = without_protected(wanted, target.protected_names)
@@ -58,6 +60,7 @@ async def apply_snapshot(
     if held := needing_consent(risks, allowed):
         raise ConsentNeeded(_ask_for(held))
     async with writing(target.roots, rooms=rooms, store=store, emit=log.emit):
+        await anyio.to_thread.run_sync(still)
         met = await meet(open_to_us, base=base, rooms=rooms, store=store, agent=agent)
         if met.conflicts:
             raise conflict(met.conflicts, log)
@@ -102,6 +105,7 @@ async def undo_snapshot(
     store: Store,
     log: EventLog,
     purpose: Literal["apply", "undo"] = "undo",
+    still: Callable[[], object] = lambda: None,
 ) -> Written:
     """Take a write back: every path it touched must still hold what it wrote. Raises: as `apply_snapshot`.
 
@@ -109,6 +113,7 @@ async def undo_snapshot(
     """
     expected = left_by(written, undo)
     async with writing(target.roots, rooms=rooms, store=store, emit=log.emit):
+        await anyio.to_thread.run_sync(still)
         return await _write(purpose, undo, expected, agent=agent, target=target, rooms=rooms, store=store, log=log)
 
 

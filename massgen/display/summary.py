@@ -147,8 +147,9 @@ def _result(story: Story) -> str:
     if story.finished is None:
         return "the run did not end properly"
     said = story.finished.outcome + (f": {line(story.finished.message, 300)}" if story.finished.message else "")
-    if story.conflicted and story.conflicted.paths:
-        said += f" ({_some(story.conflicted.paths)})"
+    paths = story.conflicted.paths if story.conflicted else ()
+    if paths and paths[0] not in said:
+        said += f" ({_some(paths)})"
     return said
 
 

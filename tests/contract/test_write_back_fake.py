@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -12,6 +12,7 @@ import pytest
 from massgen.agent.view import Answered, Decision, Presented
 from massgen.coordination import later
 from massgen.coordination import record as records
+from massgen.coordination.lock import LOCKS, one_writer
 from massgen.errors import ApplyConflict, ConfigError, ConsentNeeded
 from massgen.events.types import (
     Applied,
@@ -161,6 +162,51 @@ async def test_two_runs_on_one_project_lose_nothing_of_each_other(make: Callable
     found = contents(project)
     assert (found["one.txt"], found["two.txt"]) == ("one", "two")
     assert found["code.txt"] == "".join([*LINES[:2], "one\n", *LINES[3:17], "two\n", *LINES[18:]])
+
+
+async def test_two_commands_at_once_write_one_result_twice(make: Callable[..., Run], project: Path) -> None:
+    """Both wait for the same lock: one writes, the other says so; and the same with `undo`, which gives the project back."""
+    run = await three_files(make, project)
+    before, seen = contents(project), len(list((run.run_dir / "writes").glob("*")))
+    for number, act in enumerate((later.apply, later.undo), start=1):
+        said: list[str] = []
+
+        async def one(act: Callable[..., Awaitable[later.Later]], said: list[str]) -> None:
+            try:
+                said.append(f"done {len((await act(run.state_dir, '', engine=run.engine)).files)}")
+            except ConfigError as error:
+                said.append(str(error))
+
+        async with anyio.create_task_group() as tasks, one_writer(run.state_dir / LOCKS, [project]):
+            for _ in range(2):
+                tasks.start_soon(one, act, said)
+            while len(list((run.run_dir / "writes").glob("*"))) < seen + 2 * number:  # noqa: ASYNC110  (of a log on the disk)
+                await anyio.sleep(0.01)
+        assert "done 3" in said
+        assert [s for s in said if "another massgen has just" in s and run.run_dir.name in s], said
+    assert contents(project) == before
+
+
+async def test_a_link_that_the_user_pointed_to_the_same_place_is_no_conflict(make: Callable[..., Run], project: Path) -> None:
+    """Both made the same edit of a symbolic link: the rest is written; a link to elsewhere stops all of it."""
+    (project / "link").symlink_to("code.txt")
+
+    async def play(turn: Turn) -> Decision:
+        await turn.shell("echo fixed > code.txt; ln -sfn tests link")
+        return Presented(text="done") if turn.view.phase == "final" else Answered(text="an answer")
+
+    run = make({"agent1": play}, write_mode="review")
+    await run.go()
+    for target in ("elsewhere", "tests"):
+        (project / "link").unlink()
+        (project / "link").symlink_to(target)
+        if target == "elsewhere":
+            with pytest.raises(ApplyConflict, match="link"):
+                await later.apply(run.state_dir, "", engine=run.engine)
+            assert (project / "code.txt").read_text() == "broken\n"
+    await later.apply(run.state_dir, "", engine=run.engine)
+    assert (project / "code.txt").read_text() == "fixed\n"
+    assert (project / "link").readlink() == Path("tests")
 
 
 async def three_files(make: Callable[..., Run], project: Path) -> Run:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -79,9 +79,10 @@ def test_help_is_instant_and_loads_nothing(root: Path):
     )
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=True)
-        times.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)  # not the clock: that would measure how busy the machine is
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "LOADED [] CODE 0" in done.stdout
     assert min(times) < 0.3, times
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from massgen.coordination import record as records
 from massgen.coordination import tidy
 from massgen.errors import ConfigError
-from sandbox import owner, scratch
+from sandbox import overlay, owner, scratch
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -60,6 +61,16 @@ def test_a_replacement_that_fails_leaves_half_a_file(tmp_path: Path) -> None:
         fail()
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_layers_whose_removal_was_killed_at_its_very_end_stay_for_ever() -> None:
+    """Their mark goes last; a folder without one is nobody's, and the next start removes it."""
+    folder = overlay.HOME / (overlay.PREFIX + secrets.token_hex(8))
+    folder.mkdir()
+    for found, _ in overlay.dead():
+        if found == folder:
+            assert overlay.discard(found)
+    assert not folder.exists()
 
 
 def test_a_run_that_was_killed_before_it_had_a_record_stays_for_ever(tmp_path: Path) -> None:
