@@ -19,13 +19,13 @@ from massgen.coordination.chair import Seat
 from massgen.coordination.decided import Decided
 from massgen.coordination.handin import take_snapshot
 from massgen.coordination.patience import Patience
-from massgen.coordination.rooms import Rooms
+from massgen.coordination.rooms import NOT_THE_AGENTS, Rooms
 from massgen.coordination.state import owner
 from massgen.coordination.verify import Verifier
 from massgen.events.log import EventLog
 from massgen.events.types import LookStarted, Notice, Verified
 from massgen.events.types import Presented as PresentedEvent
-from sandbox import EngineDied, EngineUnavailable, Sandbox, SandboxError, Snapshot
+from sandbox import Sandbox, SandboxError, Snapshot
 from sandbox.patch import Patch
 
 READ_ONLY = "Until now nobody could change the user's files, so nothing is done yet: make the changes now."
@@ -62,7 +62,7 @@ class Stage:
 
 
 async def present(stage: Stage) -> Result:
-    """The final turn in a container without any write mount, then verify. Raises: EngineDied, EngineUnavailable."""
+    """The final turn in a container without any write mount, then verify. Raises: `NOT_THE_AGENTS`."""
     label = stage.seat.label
     decision: Decision | None
     try:
@@ -72,7 +72,7 @@ async def present(stage: Stage) -> Result:
             if decision is None:
                 return saved(stage)
             snapshot = await take_snapshot(box, stage.archive.store, stage.context)
-    except (EngineDied, EngineUnavailable):
+    except NOT_THE_AGENTS:
         raise
     except SandboxError as error:
         return await _voted(stage, f"the final turn had no sandbox ({error}); the answer that was voted for stands")

@@ -41,7 +41,7 @@ from massgen.coordination.decided import Decided, say_debate, say_selected
 from massgen.coordination.handin import HandingIn, given
 from massgen.coordination.patience import Patience
 from massgen.coordination.relive import Cut, Relived
-from massgen.coordination.rooms import Rooms, still_there
+from massgen.coordination.rooms import NOT_THE_AGENTS, Rooms, still_there
 from massgen.coordination.state import Member, Rules, advance, may_answer, next_answer, owner, start
 from massgen.coordination.verify import Verifier
 from massgen.events.log import EventLog
@@ -57,7 +57,7 @@ from massgen.events.types import (
     UserStop,
     VoteCast,
 )
-from sandbox import EngineDied, EngineError, EngineUnavailable, Sandbox, SandboxError, Snapshot, SpecError
+from sandbox import EngineError, Sandbox, SandboxError, Snapshot, SpecError, StoreError
 from sandbox.waiting import unwrapped
 
 NEWS_WITHIN_S = 60.0
@@ -255,7 +255,7 @@ class Coordination:
     def _lost(self, chair: Chair, error: SandboxError) -> None:
         """A container could not be had, or is gone."""
         label = chair.seat.label
-        if self._ever_ready and isinstance(error, EngineDied | EngineUnavailable):
+        if isinstance(error, StoreError) or (self._ever_ready and isinstance(error, NOT_THE_AGENTS)):
             raise error
         if chair.session is None:
             if isinstance(error, EngineError | SpecError) and self._start_error is None:

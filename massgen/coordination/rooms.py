@@ -22,11 +22,14 @@ from typing import Literal
 
 from massgen.agent.view import Place
 from massgen.events.types import Event, SandboxEnded, SandboxStarted
-from sandbox import Engine, EngineDied, Lease, Limits, Mount, Sandbox, SandboxLost, SandboxSpec
+from sandbox import Engine, EngineDied, EngineUnavailable, Lease, Limits, Mount, Sandbox, SandboxLost, SandboxSpec, StoreError
 from sandbox.repository import committed
 
 ALIVE_S = 10.0
 """For `true` in a container whose agent failed: whether it is the container that is gone."""
+
+NOT_THE_AGENTS = (EngineDied, EngineUnavailable, StoreError)
+"""Troubles of the machine's: whoever meets one has not failed, and the run waits for somebody to mend it."""
 
 Role = Literal["agent", "verify", "merge", "final", "lease"]
 

@@ -19,8 +19,9 @@ from typing import Literal
 import anyio
 
 from massgen.agent.counts import Counts, parse_counts
+from massgen.coordination.rooms import NOT_THE_AGENTS
 from massgen.events.types import Verified
-from sandbox import EngineDied, EngineUnavailable, Outcome, Sandbox, SandboxError, Snapshot, Store
+from sandbox import EngineDied, Outcome, Sandbox, SandboxError, Snapshot, Store
 
 VERIFY_TIMEOUT_S = 600.0
 TAIL_CHARS = 4000
@@ -64,8 +65,8 @@ class Verifier:
     async def check(self, answer: str, snapshot: Snapshot, *, agent: str = "") -> Verified:
         """The verdict on a snapshot, named `answer` (`agent1.2`, `base`, `final`).
 
-        A container that cannot run is a verdict, too, as coordination waits for one. Raises: EngineDied, EngineUnavailable, which
-        say nothing of the answer.
+        A container that cannot run is a verdict, too, as coordination waits for one. Raises: `NOT_THE_AGENTS`, which say nothing
+        of the answer.
         """
         judged = without_protected(snapshot, self._protected)
         changed = tests_changed(judged)
@@ -74,7 +75,7 @@ class Verifier:
                 try:
                     async with self._limiter:
                         self._done[judged.id] = await self._run(judged, agent)
-                except (EngineDied, EngineUnavailable):
+                except NOT_THE_AGENTS:
                     raise
                 except SandboxError as error:
                     return Verified(answer=answer, ok=False, summary=COULD_NOT, tail=str(error), tests_changed=changed)

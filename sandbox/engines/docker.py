@@ -186,7 +186,6 @@ class DockerEngine:
             volumes = self._volumes[name] = docker_volumes.create(client, plan.volumes)
             options["mounts"] += docker_volumes.mounts(plan, volumes)
             config = client.create_container_config(**config_of(plan), host_config=client.create_host_config(**options))
-            config["StopSignal"] = "SIGKILL"
             for mount in config["HostConfig"].get("Mounts") or []:
                 if mount["Type"] == "bind":
                     mount["BindOptions"] = self._bind_options(read_only=bool(mount["ReadOnly"]))

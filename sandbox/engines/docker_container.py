@@ -57,6 +57,7 @@ def config_of(plan: Plan) -> dict[str, Any]:
         "detach": False,
         "tty": False,
         "healthcheck": {"test": ["NONE"]},
+        "stop_signal": "SIGKILL",  # the guest is deaf to every other: whoever stops it, or its engine, would wait in vain
         "hostname": "sandbox",
     }
 

@@ -57,6 +57,7 @@ class DockerImages:
                 detach=False,
                 tty=False,
                 healthcheck={"test": ["NONE"]},
+                stop_signal="SIGKILL",
                 hostname="prepare",
                 host_config=host,
             )

@@ -41,7 +41,8 @@ def create(client: Client, volumes: Sequence[Volume]) -> list[str]:
             client.create_volume(names[-1], driver="local", driver_opts=options, labels=labels)
             made = client.inspect_volume(names[-1])
             if made.get("Options") != options or made.get("Labels") != labels:
-                raise StartFailed(f"the engine already has a volume {names[-1]} with other options; try again", op="start")
+                taken = names.pop()  # somebody else's, and not ours to remove
+                raise StartFailed(f"the engine already has a volume {taken} with other options; try again", op="start")
     except BaseException:
         remove(client, names)
         raise
@@ -111,6 +112,7 @@ def sweep(client: Client, folder: Path, guest: Path, image: str) -> None:
         name=name,
         labels={owner.LABEL: owner.me()},
         healthcheck={"test": ["NONE"]},
+        stop_signal="SIGKILL",
         host_config=host,
     )
     try:

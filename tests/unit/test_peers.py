@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from pathlib import Path
+
+import pytest
 
 from massgen.coordination.peers import Peers
 from massgen.events.types import Verified
@@ -59,3 +64,41 @@ def test_a_cancelled_try_does_not_block_the_next(tmp_path: Path) -> None:
         peers.prepare("agent1.1", text, Snapshot(entries=()), Patch(text="", changes=()))
     peers.publish("agent1.1")
     assert (peers.folder / "agent1.1" / "answer.md").read_text() == "second"
+
+
+def shown(tmp_path: Path, store: Store, name: str) -> Path:
+    """A file of two names, in a new folder of peers."""
+    peers = Peers(tmp_path / name, store)
+    sha256 = store.put(b"content")
+    entries = tuple(Entry(root="/p", path=path, kind="file", mode=0o644, size=7, sha256=sha256) for path in ("a", "b"))
+    peers.prepare("agent1.1", "text", Snapshot(entries=entries), Patch(text="", changes=()))
+    peers.publish("agent1.1")
+    return peers.folder / "agent1.1/files/p"
+
+
+def test_a_content_of_too_many_names_cannot_be_shown(tmp_path: Path) -> None:
+    """A file system has a greatest number of links (ext4: 65,000); from there on there are copies, as read-only."""
+    store = Store(tmp_path / "store")
+    blob = store.path(store.put(b"content"))
+    links = tmp_path / "links"
+    links.mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(70_000):
+            os.link(blob, links / str(number))
+    if blob.stat().st_nlink > 70_000:
+        pytest.skip("this file system takes more links than anybody waits for")
+    files = shown(tmp_path, store, "peers")
+    assert [(files / n).read_bytes() for n in "ab"] == [b"content"] * 2
+    assert [(files / n).stat().st_mode & 0o777 for n in "ab"] == [0o444] * 2
+    assert not (files / "a").samefile(blob)
+
+
+def test_a_store_on_another_disk_cannot_be_shown(tmp_path: Path) -> None:
+    """There are no links from one file system to another (EXDEV): copies."""
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to write on")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        files = shown(tmp_path, Store(Path(folder)), "peers")
+        assert [(files / n).read_bytes() for n in "ab"] == [b"content"] * 2
+        assert [(files / n).stat().st_mode & 0o777 for n in "ab"] == [0o444] * 2
