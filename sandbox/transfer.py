@@ -116,41 +116,51 @@ def _packed(draft: Fill) -> Iterator[bytes]:
     """Rows and contents of a project, in pieces of about CHUNK bytes. A file that vanishes meanwhile is left out."""
     piece = bytearray()
     total = 0
-    for found in drafts.tree(draft.source, draft.withhold):
-        row: list[object] = [0, found.path, found.kind, found.mode, found.size, found.target, found.mtime_ns]
-        if found.kind != "file":
-            piece += record(row)
-        else:
-            try:
-                fd = drafts.open_file(draft.source, found.path)
-            except OSError:
-                continue  # unreadable for us: invisible for agents
-            with os.fdopen(fd, "rb", buffering=0) as file:
-                where = extents(fd, os.fstat(fd))
-                if where and sum(where[-1]) > found.size:
-                    where = None  # it has just grown
-                total += data_bytes(where, found.size)
-                if total > draft.limit_bytes:
-                    raise SpecError(
-                        f"{draft.source} holds more than {draft.limit_bytes // 1024**2} MiB; name a smaller folder, or raise"
-                        " sandbox.disk",
-                        op="fill",
-                    )
-                piece += record(row if where is None else [*row, where])
-                for offset, length in [(0, found.size)] if where is None else where:
-                    file.seek(offset)
-                    left = length
-                    while left > 0:
-                        chunk = file.read(min(CHUNK, left))
-                        piece += chunk or bytes(min(CHUNK, left))  # it shrank while we read: the snapshot's base will say so
-                        left -= len(chunk) or min(CHUNK, left)
+    with drafts.Files(draft.source) as files:
+        for found in drafts.tree(draft.source, draft.withhold):
+            row: list[object] = [0, found.path, found.kind, found.mode, found.size, found.target, found.mtime_ns]
+            if found.kind != "file":
+                piece += record(row)
+            else:
+                try:
+                    fd, about = files.open(found.path)
+                except OSError:
+                    continue  # unreadable for us: invisible for agents
+                try:
+                    where = extents(fd, about)
+                    if where and sum(where[-1]) > found.size:
+                        where = None  # it has just grown
+                    total += data_bytes(where, found.size)
+                    if total > draft.limit_bytes:
+                        raise SpecError(
+                            f"{draft.source} holds more than {draft.limit_bytes // 1024**2} MiB; name a smaller folder, or raise"
+                            " sandbox.disk",
+                            op="fill",
+                        )
+                    piece += record(row if where is None else [*row, where])
+                    for content in _contents(fd, found.size, where):
+                        piece += content
                         if len(piece) >= CHUNK:
                             yield bytes(piece)
                             piece.clear()
-        if len(piece) >= CHUNK:
-            yield bytes(piece)
-            piece.clear()
+                finally:
+                    os.close(fd)
+            if len(piece) >= CHUNK:
+                yield bytes(piece)
+                piece.clear()
     yield bytes(piece + record([]))
+
+
+def _contents(fd: int, size: int, where: Extents | None) -> Iterator[bytes]:
+    """As many bytes as were announced: of what shrinks meanwhile the snapshot's base will say so."""
+    for offset, length in [(0, size)] if where is None else where:
+        if offset:
+            os.lseek(fd, offset, os.SEEK_SET)
+        left = length
+        while left > 0:
+            chunk = os.read(fd, min(CHUNK, left)) or bytes(min(CHUNK, left))
+            left -= len(chunk)
+            yield chunk
 
 
 async def restore(mux: Mux, roots: Sequence[str], snapshot: Snapshot, store: Store) -> None:

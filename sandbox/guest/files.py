@@ -290,6 +290,7 @@ def apply(task: Task, request: dict[str, Any]) -> dict[str, Any]:
     """
     roots = [task.guest.world.path(str(r)) for r in request["roots"]]
     folders: list[tuple[str, int]] = []
+    there: set[str] = set()
     while True:
         row = task.receive_record()
         if not row:
@@ -297,25 +298,39 @@ def apply(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         index, path, kind, mode = row[:4]
         place = os.path.join(roots[index], path) if path else roots[index]
         if kind == "dir":
-            if os.path.lexists(place) and not _is_folder(place):
-                remove(place)
+            if not os.path.isdir(place) or os.path.islink(place):
+                _clear(place, there)
             os.makedirs(place, exist_ok=True)
+            there.add(place)
             folders.append((place, mode))
-            continue
-        if os.path.lexists(place):
-            remove(place)
-        if kind != "gone":
-            _make(task, place, row)
+        elif kind == "gone":
+            _clear(place, there)
+        else:
+            above = os.path.dirname(place)
+            if above not in there:
+                os.makedirs(above, exist_ok=True)
+                there.add(above)
+            try:
+                _make(task, place, row)
+            except FileExistsError:  # asked afterwards, as nothing is there nearly always
+                _clear(place, there)
+                _make(task, place, row)
     for place, mode in reversed(folders):
         if place not in roots:
             os.chmod(place, mode)
     return {}
 
 
+def _clear(place: str, there: set[str]) -> None:
+    """Nothing is there any more, nor below it."""
+    if os.path.lexists(place):
+        remove(place)
+        there.clear()
+
+
 def _make(task: Task, place: str, row: list[Any]) -> None:
-    """One file or link where nothing is."""
+    """One file or link where nothing is. Raises FileExistsError before any of its content was taken."""
     _, _, kind, mode, size, target, mtime_ns = row[:7]
-    os.makedirs(os.path.dirname(place), exist_ok=True)
     if kind == "link":
         os.symlink(target, place)
         return
