@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import secrets
 import signal
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anyio
+import docker
 import pytest
 
 from sandbox import (
@@ -110,15 +112,16 @@ async def test_an_orphan_is_never_reaped_or_a_living_one_is(engine: DockerEngine
     with client() as sdk:
         for name, who in owners.items():
             made[name] = sdk.create_container(image, ["sleep", "600"], labels={owner.LABEL: who, "massgen.test": label})["Id"]
-        sdk.start(made["running"])
         try:
+            with contextlib.suppress(docker.errors.NotFound):  # who starts on this engine meanwhile reaps, too, and was faster
+                sdk.start(made["running"])
             reaped = await engine.reap()
             left = set(labelled(f"massgen.test={label}"))
         finally:
             for container in labelled(f"massgen.test={label}"):
                 sdk.remove_container(container, force=True)
     assert left == {made["living"], made["odd"]}
-    assert {made["dead"], made["running"], made["reused"]} <= set(reaped)
+    assert {made["living"], made["odd"]} & set(reaped) == set()
 
 
 @pytest.mark.probe("68")
