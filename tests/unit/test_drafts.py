@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import drafts
-from sandbox.drafts import open_below, open_file, tree
+from sandbox.drafts import Files, open_below, open_file, tree
 from sandbox.errors import SpecError
 from sandbox.guest import files, walk
 
@@ -101,6 +101,24 @@ def test_open_closes_what_it_opened(root: Path) -> None:
     top = os.open(root, os.O_RDONLY)
     os.close(open_below(top, "", os.O_RDONLY))
     os.close(top)
+    assert descriptors() == before
+
+
+def test_a_folder_that_was_kept_open_is_another_one(root: Path, tmp_path: Path) -> None:
+    """Files beside each other are read from the folder that was opened, whatever lies there now; a new look follows no link."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "b.txt").write_text("outside")
+    before = descriptors()
+    with Files(root) as files:
+        os.close(files.open("d/b.txt")[0])
+        (root / "d").rename(tmp_path / "moved")
+        (root / "d").symlink_to(tmp_path / "outside")
+        fd, about = files.open("d/b.txt")
+        assert (os.read(fd, 100), about.st_size) == (b"d/b.txt", 7)
+        os.close(fd)
+        os.close(files.open("a.txt")[0])
+        with pytest.raises(OSError, match=r"Not a directory|symbolic"):
+            files.open("d/b.txt")
     assert descriptors() == before
 
 
