@@ -265,6 +265,8 @@ def _lend(lease: Lease, sheet: _Sheet, facts: HostFacts) -> None:
 
 def _who(spec: SandboxSpec, facts: HostFacts, lease: Lease | None) -> tuple[int, int]:
     if lease:
+        if gone := [p for p in lease.paths if p in facts.paths and facts.paths[p].kind == "missing"]:
+            raise SpecError(f"{_names(gone)} does not exist any more; put it back where it was, and try again")
         owners = {(facts.paths[p].uid, facts.paths[p].gid) for p in lease.paths if p in facts.paths}
         if len({uid for uid, _ in owners}) != 1:
             raise SpecError(f"the write paths {_names(lease.paths)} belong to different users; run once per owner")

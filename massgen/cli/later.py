@@ -62,7 +62,7 @@ def consented(which: Chosen, only: Sequence[Path], *, allow: Sequence[str], yes:
     found = [risk for risk in risks(which.state, which.run, only=only) if risk.kind not in allow]
     allowed = set(allow)
     for risk in found:
-        click.echo(f"{risk.kind}: {count(len(risk.paths), 'file')} of a kind that {risk.why}", err=True)
+        click.echo(f"{risk.kind}: {count(len(risk.paths), 'file')} of those that {risk.why}", err=True)
         for path in risk.paths[:MAX_LISTED]:
             click.echo(f"  {line(path)}", err=True)
         if not (sys.stdin.isatty() and sys.stderr.isatty()):

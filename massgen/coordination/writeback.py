@@ -56,7 +56,7 @@ async def apply_snapshot(
         log.emit(Notice(text="changes to protected paths were left out of the write", level="warning"))
     risks = await anyio.to_thread.run_sync(risks_of, open_to_us, base, store)
     for risk in risks:
-        log.emit(Notice(text=f"{risk.kind}: {_some(risk.paths)} {risk.why}", level="warning"))
+        log.emit(Notice(text=f"{risk.kind}: {_some(risk.paths)}, of those that {risk.why}", level="warning"))
     if held := needing_consent(risks, allowed):
         raise ConsentNeeded(_ask_for(held))
     async with writing(target.roots, rooms=rooms, store=store, emit=log.emit):

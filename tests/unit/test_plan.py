@@ -266,6 +266,14 @@ def test_lease_runs_as_the_owner_of_its_paths() -> None:
         plan(spec(), about, lease(P, Path("/srv/q")))
 
 
+def test_a_project_that_was_removed_is_said_to_be_somebody_elses() -> None:
+    """Of a write path that is not there any more it is said that, and not whose it is."""
+    about = facts(srv_p=DIR, srv_q=PathFacts(kind="missing"))
+    for paths in ((Path("/srv/q"),), (P, Path("/srv/q"))):
+        with pytest.raises(SpecError, match=r"^/srv/q does not exist any more"):
+            plan(spec(), about, lease(*paths))
+
+
 def test_protected_path_has_no_movable_folder_above_it() -> None:
     """`.git` and protected paths get the chain of binds; nothing else does."""
     about = facts(srv_p=dataclasses.replace(DIR, git_folders=(".git", "a/b/.git")))
