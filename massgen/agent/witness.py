@@ -86,9 +86,11 @@ def _same(one: object, other: object) -> bool:
 
 
 def _marks(message: Message) -> Iterator[str]:
-    """What identifies each part of an assistant's turn; thinking is the provider's to check."""
-    texts = [text for block in message.native for text in _texts(block)] if isinstance(message.native, tuple) else [message.text]
+    """What identifies each part of an assistant's turn, aloud or thought; what is sealed is its provider's to check."""
+    blocks = message.native if isinstance(message.native, tuple) else ()
+    texts = [text for block in blocks for text in _texts(block)] if isinstance(message.native, tuple) else [message.text]
     yield from (f"text {text.strip()}" for text in texts if text.strip())
+    yield from (f"thought {text.strip()}" for block in blocks for text in _thoughts(block) if text.strip())
     yield from (f"call {call.id} {call.name} {json.dumps(dict(call.args), sort_keys=True)}" for call in message.calls)
 
 
@@ -101,3 +103,14 @@ def _texts(block: Mapping[str, Any]) -> Iterator[str]:
         )
     elif block.get("type", "text") == "text" and not block.get("thought"):
         yield str(block.get("text") or "")
+
+
+def _thoughts(block: Mapping[str, Any]) -> Iterator[str]:
+    """What a part of a turn says to itself: not every provider signs that, and its model reads it as its own."""
+    match block.get("type"):
+        case "thinking":
+            yield str(block.get("thinking") or "")
+        case "reasoning":
+            yield from (str(part.get("text") or "") for part in block.get("summary") or ())
+        case None if block.get("thought"):
+            yield str(block.get("text") or "")

@@ -66,7 +66,7 @@ class Cli:
         if answer not in tools:
             return Script(words=["Done: hello.txt says hello."])
         if self.result not in self.said(body):
-            return Script(words=["Writing."], calls=[self.run("echo hello > hello.txt; id -u")], stop="tools")
+            return Script(words=["Writing."], calls=[self.run("echo hello > hello.txt; id -u")], stop="tools", thinking=True)
         # A program may add arguments of its own to every tool.
         added = {name: True for name in tools[answer]["properties"] if name != "content"}
         return Script(words=[], calls=[(answer, json.dumps({"content": "hello.txt says hello", **added}))], stop="tools")
