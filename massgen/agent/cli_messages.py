@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from uuid import uuid4
 
 from massgen.agent.notaken import NotTaken, image, most_tokens, parsed
 from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
@@ -113,14 +114,14 @@ def _event(kind: str, **more: object) -> bytes:
 
 
 def write(reply: Reply, *, model: str) -> bytes:
-    """A reply as the events of a stream."""
+    """A reply as the events of a stream. Its id is its own: `claude` makes one turn of all replies that have the same."""
     usage = {
         "input_tokens": max(0, reply.usage.input_tokens - reply.usage.cached_tokens - reply.cache_written_tokens),
         "cache_read_input_tokens": reply.usage.cached_tokens,
         "cache_creation_input_tokens": reply.cache_written_tokens,
         "output_tokens": reply.usage.output_tokens,
     }
-    head: dict[str, object] = {"id": "msg", "type": "message", "role": "assistant", "model": model}
+    head: dict[str, object] = {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant", "model": model}
     head |= {"content": [], "stop_reason": None, "usage": usage}
     out = [_event("message_start", message=head)]
     for number, block in enumerate(_content(reply)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from uuid import uuid4
 
 from massgen.agent.notaken import NotTaken, image, most_tokens, parsed
 from massgen.messages import Image, Message, Reply, Request, ToolCall, ToolResult, ToolSpec
@@ -130,7 +131,7 @@ def write(reply: Reply, *, model: str) -> bytes:
     """A reply as the events of a stream. One that was cut is told as ended: the program would ask for all of it again."""
     usage = reply.usage
     items = [_told(dict(item)) for item in reply.native or () if item.get("type") in TURN]
-    response = {"id": "resp", "object": "response", "model": model, "status": "completed", "output": items}
+    response = {"id": f"resp_{uuid4().hex}", "object": "response", "model": model, "status": "completed", "output": items}
     counted = {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens},

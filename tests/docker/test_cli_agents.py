@@ -62,6 +62,9 @@ def test_a_program_does_not_complete_an_answer_a_vote_and_a_final_turn(user: Use
     for request in provider.requests:
         assert all(any(text in said for said in texts(request)) for text in told.values())
         assert cli.spare not in cli.tools(request)
+    looked = [said for request in provider.requests if "echo again" in (said := cli.said(request))]
+    assert looked
+    assert all(said.index(cli.result) < said.index("echo again") for said in looked), "one turn was made of several"
     assert all(CANARY in json.dumps(headers) for headers in provider.headers)
     assert CANARY not in json.dumps(provider.requests)
     assert CANARY not in json.dumps(found)

@@ -67,6 +67,8 @@ class Cli:
             return Script(words=["Done: hello.txt says hello."])
         if self.result not in self.said(body):
             return Script(words=["Writing."], calls=[self.run("echo hello > hello.txt; id -u")], stop="tools", thinking=True)
+        if "echo again" not in self.said(body):
+            return Script(words=["Looking."], calls=[self.run("echo again; cat hello.txt")], stop="tools", mark="_2")
         # A program may add arguments of its own to every tool.
         added = {name: True for name in tools[answer]["properties"] if name != "content"}
         return Script(words=[], calls=[(answer, json.dumps({"content": "hello.txt says hello", **added}))], stop="tools")

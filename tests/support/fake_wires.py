@@ -50,6 +50,8 @@ class Script:
     """Whether the provider's own search ran, and the words are from what it found."""
     details: bool = True
     """Whether thoughts come in the provider's own sealed form, too."""
+    mark: str = ""
+    """After the ids of its calls, where one conversation has several of a tool."""
     tokens: tuple[int, int, int, int] = (120, 100, 30, 12)
     """Input (cached ones included), cached, output (reasoning included), reasoning: by our own rule."""
 
@@ -98,7 +100,12 @@ class Chat:
             yield "", {"id": "x", "object": "chat.completion.chunk", "choices": [], "citations": [CITED[0][0]]}
             yield self._delta({"annotations": noted[1:]})
         for number, (name, _) in enumerate(script.calls):
-            head = {"index": number, "id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": ""}}
+            head = {
+                "index": number,
+                "id": f"call_{name}{script.mark}",
+                "type": "function",
+                "function": {"name": name, "arguments": ""},
+            }
             yield self._delta({"tool_calls": [head]})
         # The pieces of parallel calls come interleaved.
         for start in range(0, max((len(args) for _, args in script.calls), default=0), 5):
@@ -117,7 +124,7 @@ class Chat:
             message["annotations"] = self._noted()
         if script.calls:
             message["tool_calls"] = [
-                {"id": f"call_{name}", "type": "function", "function": {"name": name, "arguments": args}}
+                {"id": f"call_{name}{script.mark}", "type": "function", "function": {"name": name, "arguments": args}}
                 for name, args in script.calls
             ]
         choice = {"index": 0, "message": message, "finish_reason": self.STOPS[script.stop]}
@@ -175,7 +182,9 @@ class Messages:
             number += 1
         for place, (name, args) in enumerate(script.calls, start=number):
             pieces = [{"type": "input_json_delta", "partial_json": args[at : at + 5]} for at in range(0, len(args), 5)]
-            yield from self._block(place, {"type": "tool_use", "id": f"call_{name}", "name": name, "input": {}}, pieces)
+            yield from self._block(
+                place, {"type": "tool_use", "id": f"call_{name}{script.mark}", "name": name, "input": {}}, pieces
+            )
         delta = {"stop_reason": self.STOPS[script.stop], "stop_sequence": None}
         late = {key: usage[key] for key in ("output_tokens", "output_tokens_details")}
         yield "message_delta", {"type": "message_delta", "delta": delta, "usage": late}
@@ -188,7 +197,8 @@ class Messages:
             cited = {"citations": [self._citation(*one) for one in CITED]} if script.searched else {}
             content.append({"type": "text", "text": "".join(script.words), **cited})
         content += [
-            {"type": "tool_use", "id": f"call_{name}", "name": name, "input": json.loads(args)} for name, args in script.calls
+            {"type": "tool_use", "id": f"call_{name}{script.mark}", "name": name, "input": json.loads(args)}
+            for name, args in script.calls
         ]
         head = {"id": "x", "type": "message", "role": "assistant", "model": "m", "content": content}
         return {**head, "stop_reason": self.STOPS[script.stop], "usage": self.usage(script)}
@@ -259,7 +269,13 @@ class Responses:
             part = {"type": "refusal", "refusal": text} if script.stop == "refusal" else part
             items.append({"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]})
         for name, args in script.calls:
-            call = {"type": "function_call", "id": f"fc_{name}", "call_id": f"call_{name}", "name": name, "arguments": args}
+            call = {
+                "type": "function_call",
+                "id": f"fc_{name}{script.mark}",
+                "call_id": f"call_{name}{script.mark}",
+                "name": name,
+                "arguments": args,
+            }
             items.append({**call, "status": "completed"})
         return items
 
@@ -331,7 +347,7 @@ class Gemini:
         parts += [{"text": word} for word in script.words]
         for number, (name, args) in enumerate(script.calls):
             signed = {"thoughtSignature": "c2lnbmVk"} if script.thinking and not number else {}
-            parts.append({"functionCall": {"id": f"call_{name}", "name": name, "args": json.loads(args)}, **signed})
+            parts.append({"functionCall": {"id": f"call_{name}{script.mark}", "name": name, "args": json.loads(args)}, **signed})
         return parts
 
     def _end(self, parts: list[dict[str, Any]], script: Script) -> dict[str, Any]:
