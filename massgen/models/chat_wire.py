@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from massgen.messages import Citation, Image, Message, Piece, Reply, Stop, ToolCall, ToolSpec, Usage
@@ -172,7 +172,7 @@ class Parts:
 
     def reply(self) -> Reply:
         """The reply, when everything has come."""
-        calls = tuple(_finished(slot, number) for number, slot in enumerate(self._slots, start=1))
+        calls = _apart(_finished(slot, number) for number, slot in enumerate(self._slots, start=1))
         stop = _STOPS.get(self.finish or "", "end")
         if self._refused:
             stop = "refusal"
@@ -227,6 +227,17 @@ class Parts:
 def _finished(slot: _Slot, number: int) -> ToolCall:
     args, bad_args = read_args(slot.text)
     return ToolCall(id=slot.id or f"call_{number}", name=slot.name, args=args, bad_args=bad_args)
+
+
+def _apart(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    """Calls under ids of their own, where a server gives one id to several: a result belongs to one call."""
+    known: dict[str, ToolCall] = {}
+    for call in calls:
+        own = call.id
+        while own in known:
+            own += "_"
+        known[own] = replace(call, id=own)
+    return tuple(known.values())
 
 
 def usage_of(usage: Mapping[str, Any]) -> Usage:

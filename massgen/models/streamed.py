@@ -20,6 +20,10 @@ MAX_CHARS: Final = 32 * 1024 * 1024
 """Of one reply. The longest that models give is a tenth of a percent of it."""
 
 
+MOST_CALLS: Final = 200
+"""In one reply: each is worked, shown and kept in the log. Models that call at once do so by the dozen."""
+
+
 class Heard(NamedTuple):
     """One thing a provider said."""
 
@@ -83,7 +87,12 @@ async def assemble(
                 raise endpoint.garbage(f"{chars} characters and no end")
     if not assembly.complete():
         raise endpoint.cut_off() if assembly.seen else endpoint.garbage("nothing in it")
-    return assembly.reply()
+    reply = assembly.reply()
+    if len(reply.calls) > MOST_CALLS:
+        raise endpoint.garbage(f"{len(reply.calls)} calls in one reply")
+    if len({call.id for call in reply.calls}) < len(reply.calls):
+        raise endpoint.garbage("two calls with one id")
+    return reply
 
 
 def _without_key(endpoint: Endpoint, tail: str, text: str) -> str:

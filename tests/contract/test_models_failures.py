@@ -99,6 +99,30 @@ async def test_a_flood_from_a_provider_does_not_fill_the_memory(model: Model, pr
         await model.complete(ASK)
 
 
+async def test_a_reply_of_endless_calls_is_worked_off(model: Model, provider: FakeProvider) -> None:
+    """Ten thousand calls in one reply: no provider's model does that, and each would be run, shown and logged."""
+    calls = [(f"list{number}", "{}") for number in range(10_000)]
+    provider.think = lambda _: Script(calls=calls, stop="tools")
+    with pytest.raises(BadReply, match="10000 calls in one reply"):
+        await model.complete(ASK)
+
+
+async def test_two_calls_share_a_result(opener: Open, provider: FakeProvider) -> None:
+    """One id for two calls: their results could not be told apart. A server that speaks Chat is known to do it, and is helped."""
+    provider.think = lambda _: Script(
+        words=[], calls=[("shell", '{"command": "ls"}'), ("shell", '{"command": "id"}')], stop="tools"
+    )
+    model = opener(provider)
+    if opener is chat:
+        calls = (await model.complete(ASK)).calls
+        assert [call.args for call in calls] == [{"command": "ls"}, {"command": "id"}]
+        assert len({call.id for call in calls}) == 2
+    else:
+        with pytest.raises(BadReply, match="two calls with one id"):
+            await model.complete(ASK)
+    await model.aclose()
+
+
 @pytest.mark.parametrize(("mode", "named"), [("packed", "packed as gzip"), ("endless_line", "MiB and no end")])
 async def test_a_bomb_from_a_provider_is_not_unpacked(model: Model, provider: FakeProvider, mode: str, named: str) -> None:
     """Nothing compressed is read, and no event to the end that has none: neither fills the memory nor keeps others waiting."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from massgen.coordination.later import Standing
@@ -267,7 +268,7 @@ def test_escaped_text_is_printable_and_one_line_is_one_line(text: str):
     """For every string there is."""
     assert not [c for c in line(text) if acts(c)]
     assert "\n" not in line(text, 20)
-    assert len(line(text, 20)) <= 20
+    assert cell_len(line(text, 20)) <= 20
     assert not [c for c in block(text) if acts(c) and c not in "\n\t"]
     block(text).encode()
 
