@@ -103,15 +103,16 @@ async def test_a_config_and_a_question_become_a_written_fix(tmp_path: Path, proj
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/v1", "https://no-such-host.invalid/v1"], ids=["port", "name"])
 async def test_an_address_where_nobody_is_holds_up_a_run(tmp_path: Path, url: str) -> None:
     """Such an agent is out after its first look, within seconds; alone it ends the run, with what to look at; others go on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    backend = BackendConfig(type="openai", model="gpt-5", base_url=url.format(port=port), api_key=Secret("none"))
+    closed = socket.socket()
+    closed.bind(("127.0.0.1", 0))  # nobody listens, and nobody else can
+    url = url.format(port=closed.getsockname()[1])
+    backend = BackendConfig(type="openai", model="gpt-5", base_url=url, api_key=Secret("none"))
     lost = AgentConfig(id="lost", backend=backend)
     other = agent(tmp_path, "other", [TOO[0], OWN, END])
     engine = FakeEngine(tmp_path / "boxes")
     for team, code in (((lost,), 3), ((lost, other), 0)):
         seen: list[Envelope] = []
-        with anyio.fail_after(15):
+        with anyio.fail_after(45):
             result = await app.run(
                 Config(agents=team), "hi", engine=engine, readers=[seen.append], state_dir=tmp_path / f"state{code}"
             )
@@ -122,6 +123,7 @@ async def test_an_address_where_nobody_is_holds_up_a_run(tmp_path: Path, url: st
         assert [e.event.agent for e in seen if isinstance(e.event, LookStarted)].count(out.agent) == 1
         if code:
             assert result.message == f"no agent produced an answer: {out.why}"
+    closed.close()
 
 
 async def test_a_time_limit_ends_a_run_that_never_would(tmp_path: Path, project: Path) -> None:
