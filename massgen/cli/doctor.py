@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from massgen.config.paths import Places
     from sandbox import DockerEngine
     from sandbox.guarantees import Guarantee
 
+LEAST_ROOM_BYTES = 1024 * 1024
+LEAST_ROOM_FILES = 64
 State = Literal["ok", "warning", "failed"]
 
 
@@ -196,14 +200,25 @@ def _models(places: Places) -> list[Finding]:
 
 
 def _state(places: Places) -> Finding:
-    """Where runs are recorded must be writable, or no run can start."""
+    """Where runs are recorded must be writable and have room, or no run can start."""
     folder = places.state
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    if os.access(folder, os.W_OK | os.X_OK):
+    if not folder.is_dir():
+        detail, remedy = f"{folder} is no folder", "move it away"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        detail, remedy = f"{places.state} cannot be written", f"make {folder} writable"
+    elif _full(folder):
+        detail, remedy = f"the disk of {places.state} is full", "make room there (massgen gc removes old runs)"
+    else:
         return Finding(name="state folder", state="ok", detail=str(places.state))
-    remedy = f"make {folder} writable, or set XDG_STATE_HOME"
-    return Finding(name="state folder", state="failed", detail=f"{places.state} cannot be written", remedy=remedy)
+    return Finding(name="state folder", state="failed", detail=detail, remedy=f"{remedy}, or set XDG_STATE_HOME")
+
+
+def _full(folder: Path) -> bool:
+    """No room for the beginning of a run, in bytes or in files; some file systems count no files."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < LEAST_ROOM_BYTES or (disk.f_files > 0 and disk.f_favail < LEAST_ROOM_FILES)
 
 
 GROUPS = {"no_network": "what it can reach", "own_uid": "what it may do", "memory_limit": "what it can use up"}

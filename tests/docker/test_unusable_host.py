@@ -67,6 +67,19 @@ def test_a_cache_that_takes_nothing_is_a_number(user: User, mount: str, why: str
     told(upon(user, mount, *args), str(user.home / "bad"), why, "XDG_CACHE_HOME")
 
 
+@pytest.mark.parametrize(
+    ("mount", "why"), [("ro", "cannot be written"), ("size=8k", "is full"), ("size=9m,nr_inodes=20", "is full")]
+)
+def test_doctor_finds_a_state_folder_ready_that_takes_no_run(user: User, mount: str, why: str) -> None:
+    """What a run would fail over is failed here, with what to do."""
+    user.env["XDG_STATE_HOME"] = str(user.home / "bad")
+    done = upon(user, mount, "doctor", "--json")
+    row = next(f for f in json.loads(done.stdout)["findings"] if f["name"] == "state folder")
+    assert (done.returncode, row["state"]) == (1, "failed"), row
+    assert why in row["detail"]
+    assert "XDG_STATE_HOME" in row["remedy"]
+
+
 def test_a_file_in_the_place_of_a_folder_is_a_riddle(user: User) -> None:
     """Of the cache, of the state; doctor says so in its table; what needs neither goes on."""
     bad = user.home / "file"
@@ -82,6 +95,8 @@ def test_a_file_in_the_place_of_a_folder_is_a_riddle(user: User) -> None:
     user.env |= {"XDG_CACHE_HOME": cache, "XDG_STATE_HOME": str(bad)}
     told(user.massgen(*TEAM), str(bad), "Not a directory", "XDG_STATE_HOME")
     told(user.massgen("gc"), str(bad), "Not a directory")
+    found = json.loads(user.massgen("doctor", "--json").stdout)["findings"]
+    assert next(row["detail"] for row in found if row["name"] == "state folder") == f"{bad} is no folder"
     assert user.massgen("exec", "--", "true").returncode == 0
     user.env["XDG_STATE_HOME"] = state
 
