@@ -232,6 +232,7 @@ async def test_a_run_that_died_while_it_wrote_comes_to_another_end(
         assert picture(scene.project) == after, step
         assert scene.events().count("AnswerGiven") == 1, step
         assert list((scene.state / LEASES).glob("*")) == []
-        assert where == "fake" or labelled(f"massgen.run={ended.run_id}") == []
+        if where == "docker":  # those of the killed host end in the engine's own time
+            await until(lambda run=ended.run_id: not labelled(f"massgen.run={run}"))
         await later.undo(scene.state, ended.run_id, engine=engine)
         assert picture(scene.project) == before, step
