@@ -20,7 +20,8 @@ from sandbox import scratch
 from sandbox.errors import SnapshotError, StoreError
 from sandbox.guest.holes import ZEROS, Extents, data_bytes, extents
 
-CHUNK = 256 * 1024
+CHUNK = 1024 * 1024
+"""Read at once: less means waiting more often for the thread that reads."""
 TOGETHER = 128
 """Blobs that are flushed at once."""
 FLUSHERS = 8
@@ -140,7 +141,10 @@ def keep(writers: Sequence[BlobWriter]) -> None:
 
 
 class Intake:
-    """Blobs that arrive together, each with the hash that it must have. What is waiting when the block ends is dropped."""
+    """Blobs that arrive together, each with the hash that it must have. What is waiting when the block ends is dropped.
+
+    All calls block: they are for one thread.
+    """
 
     def __init__(self, blobs: Path) -> None:
         self._blobs = blobs
@@ -153,29 +157,36 @@ class Intake:
         for writer in self._waiting:
             writer.drop()
 
-    def writer(self) -> BlobWriter:
-        """A blob that will be kept with the others."""
-        writer = BlobWriter(self._blobs)
-        self._waiting.append(writer.__enter__())
-        return writer
-
     def whole(self, contents: Iterable[tuple[str, Sequence[Piece]]]) -> None:
-        """Take several. Raises SnapshotError when one has another hash, StoreError. Blocks."""
+        """Take several. Raises SnapshotError when one has another hash, StoreError."""
         for sha256, pieces in contents:
-            writer = self.writer()
-            writer.write(*pieces)
-            self.judge(writer, sha256)
-        self.flush(at_least=TOGETHER)
+            self.begin()
+            self.write(*pieces)
+            self.end(sha256)
 
-    def judge(self, writer: BlobWriter, sha256: str) -> str:
-        """Its hash. Raises SnapshotError when another one was announced. Blocks."""
-        found = writer.finish()
+    def begin(self) -> None:
+        """The next one. Raises StoreError."""
+        self._waiting.append(BlobWriter(self._blobs).__enter__())
+
+    def write(self, *pieces: Piece) -> None:
+        """More bytes of it. Raises StoreError."""
+        self._waiting[-1].write(*pieces)
+
+    def skip_to(self, at: int) -> None:
+        """Zeros up to there, which take no room."""
+        writer = self._waiting[-1]
+        writer.skip(at - writer.size)
+
+    def end(self, sha256: str) -> str:
+        """Its hash. Raises SnapshotError when another one was announced (not ""), StoreError."""
+        found = self._waiting[-1].finish()
         if sha256 and found != sha256:
             raise SnapshotError("a file does not have the hash that the container announced")
+        self.flush(at_least=TOGETHER)
         return found
 
     def flush(self, *, at_least: int = 1) -> None:
-        """Keep what is waiting, if it is so many. Raises StoreError. Blocks."""
+        """Keep what is waiting, if it is so many. Raises StoreError."""
         if len(self._waiting) >= at_least:
             waiting, self._waiting = self._waiting, []
             keep(waiting)

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from sandbox import transfer
+from sandbox import contents, transfer
 from sandbox.channels import Channel, Mux
 from sandbox.errors import Drift, GuestError, LeaseError, SnapshotError
 from sandbox.snapshot import Entry, Snapshot, is_sha
@@ -61,7 +61,7 @@ async def commit(
         preimages = {i: s for i, s in enumerate(states) if s.get("kind") == "file"}
         lacking = [i for i, s in preimages.items() if not store.has(str(s["sha256"]))]
         await channel.send_record({"want": lacking})
-        await transfer.blobs(channel, store, [(str(states[i]["sha256"]), int(states[i]["size"])) for i in lacking])
+        await contents.received(channel, store, [(str(states[i]["sha256"]), int(states[i]["size"])) for i in lacking])
         undo = Snapshot(entries=tuple(_preimage(e, s) for e, s in zip(entries, states, strict=True)))
         await anyio.to_thread.run_sync(store.put_snapshot, undo)
         journal = await _journal(channel)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +18,10 @@ import anyio
 import anyio.to_thread
 
 from sandbox import drafts
-from sandbox.blobs import TOGETHER, Intake
 from sandbox.channels import Channel, Mux
+from sandbox.contents import received
 from sandbox.errors import SandboxError, SnapshotError, SpecError
-from sandbox.guest.holes import Extents, checked, data_bytes, extents
+from sandbox.guest.holes import Extents, data_bytes, extents
 from sandbox.plan import Fill, Plan
 from sandbox.snapshot import (
     MAX_ENTRIES,
@@ -37,11 +37,9 @@ from sandbox.snapshot import (
     is_sha,
 )
 from sandbox.store import Store
-from sandbox.wire import Chunk, record
+from sandbox.wire import record
 
 CHUNK = 256 * 1024
-SHORT = 64 * 1024
-"""A content up to here is gathered with others for the disk's thread."""
 LARGE = 8 * 1024 * 1024
 """From here on it matters whether a content is hashed at both sides."""
 
@@ -295,8 +293,10 @@ async def snapshot(
         lacking = [i for i in files if hashes.get(i) and not store.has(hashes[i])]
         unique = [*{hashes[i]: i for i in lacking}.values(), *(i for i in new if i not in hashes)]
         await channel.send_record({"want": unique})
-        kept_as = await blobs(channel, store, [(hashes.get(i, ""), changes[i].size) for i in unique])
+        kept_as = await received(channel, store, [(hashes.get(i, ""), changes[i].size) for i in unique])
         hashes.update(zip(unique, kept_as, strict=True))
+        if unique:
+            await channel.send_record({"want": []})
         await channel.finish()
     entries = [
         Entry(root=c.root, path=c.path, kind=c.kind, mode=c.mode, size=c.size, sha256=hashes.get(i, ""), target=c.target)
@@ -337,64 +337,3 @@ async def record_list(channel: Channel) -> list[Any]:
     if not isinstance(rows, list):
         raise SnapshotError(f"a container sent {str(rows)[:80]} where a list belongs")
     return rows
-
-
-async def blobs(channel: Channel, store: Store, wanted: Sequence[tuple[str, int]]) -> list[str]:
-    """Contents into the store, by hash and size; what does not have the announced ones is refused. Returns the hashes.
-
-    Of a large one no hash need be announced ("").
-    Hashing and the disk are a thread's work, while the next bytes arrive. Raises SnapshotError, StoreError.
-    """
-    with store.intake() as intake:
-        short: list[tuple[str, list[Chunk]]] = []
-        gathered = 0
-        kept_as: list[str] = []
-        for sha256, size in wanted:
-            where = _announced(await channel.record(), size)
-            if where is None and size <= SHORT:
-                short.append((sha256, [piece async for piece in _pieces(channel, size)]))
-                kept_as.append(sha256)
-                gathered += size
-                if gathered >= CHUNK or len(short) >= TOGETHER:
-                    await anyio.to_thread.run_sync(intake.whole, short)
-                    short, gathered = [], 0
-            else:
-                kept_as.append(await _long(channel, intake, sha256, size, where))
-        await anyio.to_thread.run_sync(intake.whole, short)
-        await anyio.to_thread.run_sync(intake.flush)
-    return kept_as
-
-
-def _announced(said: object, size: int) -> Extents | None:
-    match said:
-        case {"size": int(announced), **rest} if announced == size:
-            try:
-                return checked(rest.get("data"), size)
-            except ValueError as error:
-                raise SnapshotError(f"a container announced a file with {error}") from None
-        case other:
-            raise SnapshotError(f"a container announced {str(other)[:80]} for a file of {size} bytes")
-
-
-async def _pieces(channel: Channel, count: int) -> AsyncIterator[Chunk]:
-    while count > 0:
-        piece = await channel.raw(count)
-        count -= len(piece)
-        yield piece
-
-
-async def _long(channel: Channel, intake: Intake, sha256: str, size: int, where: Extents | None) -> str:
-    writer = await anyio.to_thread.run_sync(intake.writer)
-    for offset, length in [(0, size)] if where is None else where:
-        await anyio.to_thread.run_sync(writer.skip, offset - writer.size)
-        pieces: list[Chunk] = []
-        gathered = 0
-        async for piece in _pieces(channel, length):
-            pieces.append(piece)
-            gathered += len(piece)
-            if gathered >= CHUNK:
-                await anyio.to_thread.run_sync(writer.write, *pieces)
-                pieces, gathered = [], 0
-        await anyio.to_thread.run_sync(writer.write, *pieces)
-    await anyio.to_thread.run_sync(writer.skip, size - writer.size)
-    return await anyio.to_thread.run_sync(intake.judge, writer, sha256)

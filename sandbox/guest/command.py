@@ -6,16 +6,14 @@ before draining is what keeps a daemonised grandchild that holds the pipe from h
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import sys
-import termios
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from sandbox.guest import birth
+from sandbox.guest.pipes import FULL_BYTES, LONG_BYTES, waiting_bytes, widen
 from sandbox.wire import CLOSE, WINDOW, Chunk, WireError, control_frame, credit_frame, data_head
 
 if TYPE_CHECKING:
@@ -23,12 +21,6 @@ if TYPE_CHECKING:
 
 CHUNK = 64 * 1024
 DRAIN_S = 2.0
-PIPE_BYTES = 1 << 20
-F_SETPIPE_SZ = 1031
-FULL_BYTES = 64 * 1024
-"""What a pipe holds that nobody widened."""
-LONG_BYTES = 256 * 1024
-"""At most so much in one frame."""
 _buffer = memoryview(bytearray(CHUNK))
 
 
@@ -333,16 +325,3 @@ def _own(fd: int) -> int:
     """Our end of a pipe: never waits."""
     os.set_blocking(fd, False)
     return fd
-
-
-def waiting_bytes(fd: int) -> int:
-    """How much a pipe holds."""
-    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-
-def widen(fd: int) -> None:
-    """Let a pipe hold more, so that fewer turns move the same bytes."""
-    try:
-        fcntl.fcntl(fd, F_SETPIPE_SZ, PIPE_BYTES)
-    except OSError:
-        pass  # no pipe, or beyond the user's pipe budget: slower, not wrong

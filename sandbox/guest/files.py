@@ -110,11 +110,11 @@ def _wait_past(ctime_ns: int) -> None:
 
 
 def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
-    """What changed since `mark`: rows out, wanted indexes in, hashes out, lacking indexes in, contents out.
+    """What changed since `mark`: rows out, wanted indexes in, hashes out; lacking indexes in, contents out, until none lacks.
 
     Some of the wanted need no hash (`unhashed`); of those it is said only which cannot be read.
 
-    Every other process is stopped meanwhile, so no file is torn and nothing is swapped under the walk.
+    Every other process is stopped until the host has all, so no file is torn and nothing is swapped under the walk.
     """
     world = task.guest.world
     with task.guest.births:
@@ -141,8 +141,9 @@ def pack(task: Task, request: dict[str, Any]) -> dict[str, Any]:
         for at in range(0, len(said), ROWS):
             task.send_record(said[at : at + ROWS])
         task.send_record([])
-        for i in task.receive_record()["want"]:
-            send_file(task, found[i])
+        while lacking := task.receive_record()["want"]:
+            for i in lacking:
+                send_file(task, found[i], steady=True)
     finally:
         if not task.guest.stopped:
             world.go_all()
@@ -238,8 +239,11 @@ def _hash_and_close(fd: int) -> str:
         os.close(fd)
 
 
-def send_file(task: Task, path: str) -> None:
-    """A record with the size, and with `data` where that is not everywhere; then the bytes, without the holes."""
+def send_file(task: Task, path: str, *, steady: bool = False) -> None:
+    """A record with the size, and with `data` where that is not everywhere; then the bytes, without the holes.
+
+    `steady`: nothing can change it before the host has it.
+    """
     fd = open_file(path)
     try:
         about = os.fstat(fd)
@@ -250,13 +254,10 @@ def send_file(task: Task, path: str) -> None:
         task.send_record(head)
         for offset, length in [(0, about.st_size)] if where is None else where:
             os.lseek(fd, offset, os.SEEK_SET)
-            left = length
-            while left > 0:
-                chunk = os.read(fd, min(CHUNK, left))
-                if not chunk:
-                    raise OSError(5, "the file shrank while it was read", path)
-                left -= len(chunk)
-                task.send(chunk)
+            task.send_content(fd, length, steady=steady)
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
     finally:
         os.close(fd)
 

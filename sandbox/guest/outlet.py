@@ -1,7 +1,8 @@
 """What leaves the guest: frames from every thread, one after the other, and never a wait for who does not take them.
 
-What the pipe does not take at once stays in a queue, which the host's credit bounds. Only the loop's thread writes. Long output
-of a program goes from its pipe into ours without passing through our memory: copying it twice was most of what we cost.
+Who has something to say writes it itself, for waking another thread costs more than most frames. What the pipe does not take at
+once stays in a queue, which the host's credit bounds and the loop's thread empties. Long content goes from a pipe into ours
+without passing through our memory: copying it twice was most of what we cost.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Callable
 
+from sandbox.guest.pipes import splice
 from sandbox.wire import Chunk
 
 PIECES = 16
 """Of the queue, in one call."""
-SPLICE_F_NONBLOCK = 2
-_splice = getattr(os, "splice", None)
-"""From Python 3.10 on."""
 
 
 class Outlet:
@@ -40,53 +39,38 @@ class Outlet:
         """Nobody reads any more."""
 
     def send(self, head: bytes, body: Chunk = b"") -> None:
-        """Send one frame, from any thread; what the pipe does not take at once waits in the queue.
-
-        On the loop's own thread `body` may change after the call, on others it may not.
-        """
-        if threading.get_ident() != self._loop:
-            with self._lock:
-                self._queue.extend((head, body))
-            self._wake()
-        elif self._queue:
-            with self._lock:
-                self._queue.extend((head, bytes(body)))
-            self._flush(self._fd)
-        else:
-            self._hold(self._write((head, body)))
+        """Send one frame, from any thread. `body` may change after the call."""
+        with self._lock:
+            self._queue.extend(map(bytes, (head, body) if self._queue else self._write((head, body))))
+        self._leave()
 
     def send_from(self, pipe: int, head: bytes, count: int) -> None:
-        """Send one frame whose last `count` bytes are in a pipe, on the loop's thread, while nothing waits here.
+        """Send one frame whose last `count` bytes are in a pipe, from any thread.
 
         Whoever wrote them may have taken some out again (through /proc, in which a pipe's ends can be swapped): then zeros go,
         for the frame has begun.
         """
-        left = self._write((head,))
-        moved = 0
-        if _splice is not None and not left:
-            try:
-                moved = _splice(pipe, self._fd, count, flags=SPLICE_F_NONBLOCK)
-            except OSError:
-                pass  # no room, or it cannot be done with what we write to
-        while moved < count:
-            try:
-                piece = os.read(pipe, count - moved)
-            except BlockingIOError:
-                piece = b""
-            left.append(piece or bytes(count - moved))
-            moved += len(left[-1])
-        self._hold(left)
+        with self._lock:
+            left: list[Chunk] = [head] if self._queue else self._write((head,))
+            moved = 0
+            if splice is not None and not left:
+                try:
+                    moved = splice(pipe, self._fd, count)
+                except OSError:
+                    pass  # no room, or it cannot be done with what we write to
+            while moved < count:
+                try:
+                    piece = os.read(pipe, count - moved)
+                except BlockingIOError:
+                    piece = b""
+                left.append(piece or bytes(count - moved))
+                moved += len(left[-1])
+            self._queue.extend(map(bytes, left))
+        self._leave()
 
     def idle(self) -> bool:
         """Nothing waits."""
         return not self._queue
-
-    def _hold(self, left: Sequence[Chunk]) -> None:
-        """What is left of a frame goes first."""
-        if left:
-            with self._lock:
-                self._queue.extendleft(map(bytes, reversed(left)))
-            self._flush(self._fd)
 
     def _write(self, pieces: Sequence[Chunk]) -> list[Chunk]:
         """What the pipe did not take."""
@@ -104,18 +88,25 @@ class Outlet:
             count = max(0, count - len(piece))
         return left
 
+    def _leave(self) -> None:
+        """The rest is for the loop's thread."""
+        if threading.get_ident() != self._loop:
+            if self._queue or self.broken:
+                self._wake()
+        elif self._queue:
+            self._watch(self._fd, self._flush)
+
     def go_on(self) -> None:
         """Another thread may have left something here."""
         if self._queue:
             self._flush(self._fd)
 
     def _flush(self, fd: int) -> None:
-        while self._queue:
-            with self._lock:
+        with self._lock:
+            while self._queue:
                 pieces = [self._queue.popleft() for _ in range(min(len(self._queue), PIECES))]
-            if left := self._write(pieces):
-                with self._lock:
+                if left := self._write(pieces):
                     self._queue.extendleft(reversed(left))
-                self._watch(fd, self._flush)
-                return
+                    self._watch(fd, self._flush)
+                    return
         self._forget(fd)

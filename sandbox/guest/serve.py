@@ -13,8 +13,9 @@ import time
 from typing import Any, Callable
 
 from sandbox.guest import commit, files, recover, upper, walk
-from sandbox.guest.command import Command, widen
+from sandbox.guest.command import Command
 from sandbox.guest.outlet import Outlet
+from sandbox.guest.pipes import widen
 from sandbox.guest.port import Connection, Port
 from sandbox.guest.task import Task, Work
 from sandbox.wire import (

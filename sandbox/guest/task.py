@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
+from sandbox.guest.pipes import LONG_BYTES, splice, widen
 from sandbox.wire import CLOSE, WINDOW, Chunk, Records, control_frame, credit_frame, data_head, record
 
 if TYPE_CHECKING:
@@ -60,17 +62,66 @@ class Task:
         self.guest.wake()
 
     def send(self, chunk: bytes) -> None:
-        """Bytes to the host, waiting for credit. They are not copied. Raises Gone."""
+        """Bytes to the host, waiting for credit. Raises Gone."""
         view = memoryview(chunk)
         while view:
-            with self._change:
-                self._change.wait_for(lambda: self._credit > 0 or self._reset)
-                if self._reset:
-                    raise Gone
-                count = min(len(view), self._credit, CHUNK)
-                self._credit -= count
+            count = self._room(min(len(view), CHUNK))
             self.guest.send(data_head(self.channel, 1, count), view[:count])
+            self._spend(count)
             view = view[count:]
+
+    def send_content(self, fd: int, count: int, *, steady: bool) -> None:
+        """`count` bytes to the host from where a file stands. Raises Gone, OSError: it holds fewer.
+
+        Of a `steady` one nobody changes anything before the host has it all: so its pages themselves may travel. They do from
+        `LONG_BYTES` on, which is faster than two copies; for less the pipe that it takes costs more.
+        """
+        if not (steady and count >= LONG_BYTES):
+            self._copy(fd, count)
+            return
+        source, sink = os.pipe()
+        try:
+            widen(sink)
+            while count:
+                moved = self._move(fd, sink, source, self._room(min(count, LONG_BYTES)))
+                if not moved:
+                    break
+                count -= moved
+        finally:
+            os.close(source)
+            os.close(sink)
+        self._copy(fd, count)
+
+    def _move(self, fd: int, sink: int, source: int, count: int) -> int:
+        """Pass file pages on through a pipe of ours; how many bytes of them, none where that cannot be done."""
+        try:
+            moved = splice(fd, sink, count) if splice is not None else 0
+        except OSError:
+            moved = 0
+        if moved:
+            self.guest.outlet.send_from(source, data_head(self.channel, 1, moved), moved)
+            self._spend(moved)
+        return moved
+
+    def _copy(self, fd: int, count: int) -> None:
+        while count:
+            chunk = os.read(fd, min(CHUNK, count))
+            if not chunk:
+                raise OSError(5, "the file shrank while it was read")
+            self.send(chunk)
+            count -= len(chunk)
+
+    def _room(self, wanted: int) -> int:
+        """Wait for credit; how much of it there is, at most `wanted`. Raises Gone."""
+        with self._change:
+            self._change.wait_for(lambda: self._credit > 0 or self._reset)
+            if self._reset:
+                raise Gone
+            return min(wanted, self._credit)
+
+    def _spend(self, count: int) -> None:
+        with self._change:
+            self._credit -= count
 
     def send_record(self, value: Any) -> None:
         """One JSON record to the host."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 
 import anyio
 import anyio.from_thread
 import pytest
 
 from sandbox import WORKSPACE, Change, Entry, GuestError, Mount, Sandbox, Snapshot, SnapshotError, Store
+from sandbox.blobs import Intake
 from tests.support.boxes import Boxes, content, processes, sha, state
 
 FILES = {"keep.txt": "keep", "edit.txt": "old", "gone.txt": "gone", "d/one": "1", "d/two": "2", "run.sh": "#!/bin/sh\n"}
@@ -336,6 +338,30 @@ async def test_failed_snapshot_does_not_leave_everything_stopped(boxes: Boxes, s
             for _ in range(100):
                 await process.receive()
             assert (await box.run(["echo", "alive"])).ok
+
+
+@pytest.mark.parametrize("size", [100_000, 9 << 20])
+async def test_file_does_not_change_while_it_travels(
+    boxes: Boxes, store: Store, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Its own pages travel: so the programs go on only when the host has all of it."""
+    marker = f"n_{secrets.token_hex(6)}"
+    writer = f"{marker} = open('file', 'r+b')\nwhile True:\n    print({marker}.seek(0) + {marker}.write(bytes(9)), flush=True)\n"
+    found: list[str] = []
+    flush = Intake.flush
+
+    def watched(intake: Intake, *, at_least: int = 1) -> None:
+        time.sleep(0.2)  # the guest has long sent everything
+        found.extend(state(pid) for pid in processes(marker))
+        flush(intake, at_least=at_least)
+
+    monkeypatch.setattr(Intake, "flush", watched)
+    async with boxes.open() as box:
+        await sh(box, f"head -c {size} /dev/urandom > file", cwd=WORKSPACE)
+        async with box.spawn(["python3", "-c", writer], cwd=WORKSPACE) as process:
+            await process.receive()
+            await box.snapshot(store)
+            assert set(found) == {"T"}
 
 
 async def test_snapshot_between_stop_and_go_does_not_start_the_programs(boxes: Boxes, store: Store) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.blobs import TOGETHER
 from sandbox.errors import SnapshotError
 from sandbox.snapshot import Entry, Snapshot
 from sandbox.store import Store
@@ -27,6 +28,26 @@ def store(tmp_path: Path) -> Store:
 def stray(store: Store) -> list[str]:
     """Files that no name leads to."""
     return [str(p) for p in store.folder.rglob(".*")]
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_intake_of_many_long_contents_does_not_run_out_of_descriptors(store: Store) -> None:
+    """They are kept a hundred or so at a time, each with the holes that it came with."""
+    names: list[str] = []
+    before = most = _descriptors()
+    with store.intake() as intake:
+        for number in range(3 * TOGETHER):
+            intake.begin()
+            intake.write(b"%d" % number, b"!")
+            intake.skip_to(1 << 20)
+            names.append(intake.end(""))
+            most = max(most, _descriptors())
+        intake.flush()
+    assert most < before + TOGETHER + 16
+    assert [store.get(name) for name in names[::100]] == [(b"%d!" % n).ljust(1 << 20, b"\0") for n in range(0, len(names), 100)]
 
 
 def test_blob_is_not_changed_or_writable(store: Store) -> None:
