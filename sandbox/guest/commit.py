@@ -25,6 +25,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
+from sandbox.guest import attributes
 from sandbox.guest.files import CHUNK, ROWS, extents_of, receive_file, send_file, sha256
 from sandbox.guest.stage import Stages, Tick, identity, sync
 
@@ -193,7 +194,7 @@ def _take_over(step: Step) -> str:
             os.chmod(step.staged, 0o600)  # who may not write a file may not give it attributes
             os.chown(step.staged, -1, group)
             for name in carried:
-                os.setxattr(step.staged, name, os.getxattr(step.place, name, follow_symlinks=False))
+                attributes.put(step.staged, name, attributes.value(step.place, name))
             os.chmod(step.staged, step.mode)
             sync(step.staged)
     except OSError:
@@ -215,7 +216,7 @@ def _inherit(step: Step) -> None:
 
 def _attributes(place: str) -> list[str]:
     try:
-        return os.listxattr(place, follow_symlinks=False)
+        return attributes.names(place)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return []  # a file system that has none

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sandbox.guest import attributes
 from sandbox.guest.walk import Mark, mark_of
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _is_folder(place: str) -> bool:
 def _opaque(place: str) -> bool:
     """Whether the lower folder shows through. Unsure means no: it is then compared name by name, which is never wrong."""
     try:
-        return os.getxattr(place, OPAQUE) == b"y"
+        return attributes.value(place, OPAQUE) == b"y"
     except OSError as error:
         return error.errno != ENODATA
 

@@ -70,6 +70,20 @@ def test_syntax_that_an_old_image_cannot_read_is_caught(path: Path) -> None:
     assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
 
 
+@pytest.mark.parametrize("path", IN_CONTAINERS, ids=name)
+def test_a_function_that_alpines_python_lacks_is_caught(path: Path) -> None:
+    """Where the C library is musl, `os` knows no extended attributes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr.endswith("xattr")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    ]
+
+
 @pytest.mark.parametrize("module", ["massgen", "massgen.cli.main"])
 def test_an_sdk_that_slows_every_start_is_caught(module: str) -> None:
     """Importing the product loads no SDK: `massgen --help` must not pay for one."""
