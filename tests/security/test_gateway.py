@@ -23,6 +23,7 @@ from massgen.agent.programs import Claude, Start
 from massgen.agent.view import Decision, Failed, Voted
 from massgen.budget import Cap, Ledger
 from massgen.config.model import ProgramConfig
+from massgen.errors import ModelDeclined, ModelError
 from massgen.events.types import Event, ModelCalled, Notice, ToolFinished, ToolStarted
 from massgen.messages import Reply, Request, ToolCall, Usage
 from massgen.models.base import Model
@@ -78,6 +79,10 @@ def think(request: Request) -> Reply:
     line = request.messages[-1].text.strip().splitlines()[-1:]
     word = line[0] if line else ""
     usage = Usage(input_tokens=sum(len(message.text) for message in request.messages) // 4, output_tokens=10)
+    if word.startswith("FAIL"):
+        raise (
+            ModelDeclined("said will not answer this") if word == "FAIL for good" else ModelError("it broke off in VOTE agent1")
+        )
     if word.startswith("VOTE "):
         args = {"agent_id": word.removeprefix("VOTE "), "reason": "x"}
         call = ToolCall(id=f"call-{args['agent_id']}", name="mcp__massgen__vote", args=args)
@@ -105,8 +110,9 @@ class Attack:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What the program told of itself, in its last words to the model."""
-        return dict(json.loads(self.model.requests[-1].messages[-1].text.removeprefix("SAY ")))
+        """What the program last told of itself, in words to the model."""
+        told = [request.messages[-1].text for request in self.model.requests]
+        return dict(json.loads([text for text in told if text.startswith("SAY {")][-1].removeprefix("SAY ")))
 
 
 async def attacked(
@@ -421,6 +427,32 @@ seen["counts"] = counts("agent1")
     )
     assert attack.seen == {"long": [200, 121]}
     assert isinstance(attack.decision, Voted)
+
+
+@pytest.mark.probe("47")
+async def test_a_call_that_fails_decides_anything(box: Sandbox) -> None:
+    """Beside the conversation it is an error for the program; in it the look is over; what it broke off in does not count."""
+    script = r"""
+seen["beside"] = [ask("FAIL for good")[0] >= 400, counts("agent1")]
+seen["goes on"] = ask(prompt + "\nSAY hello")[0]
+tell()
+ask(prompt + "\nSAY hello", "hello", "FAIL for good")
+seen["after"] = [ask("SAY x")[0], counts("agent1")]
+tell()
+"""
+    attack = await attacked(box, script)
+    assert attack.seen == {"beside": [True, False], "goes on": 200}
+    assert isinstance(attack.decision, Failed)
+    assert "will not answer" in attack.decision.why
+
+
+@pytest.mark.probe("47")
+async def test_a_call_that_breaks_off_counts_as_what_it_had_said(box: Sandbox) -> None:
+    """Nor does anything that is said after it."""
+    attack = await attacked(box, 'ask(prompt + "\\nFAIL")\nvote("agent1")\nask(prompt, "", "VOTE agent1")\nvote("agent1")')
+    assert isinstance(attack.decision, Failed)
+    assert "broke off" in attack.decision.why
+    assert not [event for event in attack.events if isinstance(event, ModelCalled)]
 
 
 @pytest.mark.probe("48")
