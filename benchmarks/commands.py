@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import time
 from contextlib import AsyncExitStack
 
@@ -15,7 +14,6 @@ from sandbox import DockerEngine, Limits, Sandbox, SandboxSpec
 
 BUSY = (1, 2, 4, 8)
 HOST = "`subprocess.run` on the host"
-TIMED = "`subprocess.run` on the host, with `timeout=120`"
 PYTHON = ("/usr/bin/python3", "-c", "pass")
 BARE = """
 import os, statistics, time
@@ -36,7 +34,6 @@ async def measure(engine: DockerEngine, *, quick: bool) -> list[Row]:
 async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
     ours: list[float] = []
     host: list[float] = []
-    ending: list[float] = []
     docker_exec: list[float] = []
     trips: list[float] = []
     python: tuple[list[float], list[float]] = [], []
@@ -50,7 +47,6 @@ async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
                 trips.append(await _trip(box))
                 ours.append(await one(box))
                 host.append(timed(lambda: quietly("true")))
-                ending.append(timed(_with_deadline))
                 if number % 10 == 0:
                     docker_exec.append(timed(lambda: quietly("docker", "exec", name, "true")))
                     await one(box)  # caches are cold after that; it would be the only one that pays
@@ -63,7 +59,6 @@ async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
     middle, high = p50(ours), p95(ours)
     return [
         Row(what="command `true`", ours=middle, p95=high, baseline=HOST, base=p50(host), limit=1.3),
-        Row(what="command `true`: each has a deadline here", ours=middle, baseline=TIMED, base=p50(ending), limit=1.3),
         Row(what="command `true`", ours=middle, baseline="`docker exec`", base=p50(docker_exec), limit=40, sense="at least"),
         Row(what="command `true`, p95", ours=high, baseline="its own median", base=middle, limit=2),
         Row(what="command `python3 -c pass`", ours=p50(python[0]), p95=p95(python[0]), baseline=HOST, base=p50(python[1])),
@@ -71,11 +66,6 @@ async def _alone(engine: DockerEngine, rounds: int) -> list[Row]:
         Row(what="of `true`: `posix_spawn` and wait in the container, by itself", ours=p50(bare), baseline=HOST, base=p50(host)),
         Row(what="`subprocess.run` on the host, p95", ours=p95(host), baseline="its own median", base=p50(host)),
     ]
-
-
-def _with_deadline() -> None:
-    """What every command of a sandbox has. `subprocess` then looks in steps of half a millisecond whether it is over."""
-    subprocess.run(["true"], check=True, capture_output=True, timeout=120)
 
 
 async def _trip(box: Sandbox) -> float:
