@@ -1,7 +1,7 @@
 """The guest keeps its promises on every Python it claims, not only on the one of the agent image.
 
 Roots of other releases are made of Debian's and Ubuntu's packages by mmdebstrap: their Pythons are what people's images have,
-patches of the distribution included. Libraries that start containers from images add nothing here: there is no registry to ask.
+patches of the distribution included.
 """
 
 from __future__ import annotations
