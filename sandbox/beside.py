@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from queue import SimpleQueue
 
 import anyio
@@ -71,7 +72,8 @@ async def behind() -> AsyncGenerator[Behind]:
     with unwrapped(first=True):
         async with anyio.create_task_group() as group:
             calls = Behind()
-            group.start_soon(anyio.to_thread.run_sync, calls.work)
+            # A place of its own: it waits for what the loop hands over, and others who wait for a place may be the loop's.
+            group.start_soon(partial(anyio.to_thread.run_sync, calls.work, limiter=anyio.CapacityLimiter(1)))
             left = True
             try:
                 yield calls
