@@ -19,6 +19,8 @@ from sandbox.waiting import unwrapped
 
 ROOM_BYTES = 2 * 1024 * 1024
 """What may wait for the thread."""
+CALL_BYTES = 1024
+"""What a call takes by itself, about: a file with a hole after each byte is many."""
 
 Call = Callable[[], object]
 
@@ -39,6 +41,7 @@ class Behind:
 
         When an earlier call has failed, the whole block is on its way out: this one may not be made.
         """
+        count += CALL_BYTES
         self._calls.put((count, call))
         with self._lock:
             self._bytes += count

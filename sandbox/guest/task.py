@@ -81,6 +81,7 @@ class Task:
             return
         source, sink = os.pipe()
         try:
+            os.set_blocking(source, False)
             widen(sink)
             while count:
                 moved = self._move(fd, sink, source, self._room(min(count, LONG_BYTES)))
