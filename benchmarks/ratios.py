@@ -23,6 +23,7 @@ ROOT = HERE.parent
 RESULTS = HERE / "results"
 RECORD = HERE / "RESULTS.md"
 IMAGE = os.environ.get("MASSGEN_IMAGE") or "massgen-agent:latest"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode; without it each start compiles ours
 
 
 @dataclass(frozen=True, kw_only=True)
