@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 from sandbox.command import main
@@ -20,4 +21,6 @@ def start(args: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(start(sys.argv[1:]))
+    code = start(sys.argv[1:])
+    gc.freeze()  # the interpreter would look for cycles in all that was loaded before it ends: 30 ms
+    sys.exit(code)
