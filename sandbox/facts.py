@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import replace
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +60,11 @@ def _xdg(name: str, default: str) -> Path:
     return Path(value) if value.startswith("/") else Path.home() / default
 
 
+def _in_memory(size: int) -> int:
+    """What an entry of a copy takes there: whole pages, and about a kilobyte for what the kernel has to know of it."""
+    return -(-size // PAGESIZE) * PAGESIZE + 1024
+
+
 def look(
     spec: SandboxSpec,
     *,
@@ -78,7 +84,7 @@ def look(
         else:
             about = _look_at(mount.source)
             if spec.limits.memory_covers_files and mount.inside not in (views or {}) and about.kind in ("dir", "file"):
-                about = replace(about, bytes=sum(found.size for found in tree(mount.source, mount.withhold)))
+                about = replace(about, bytes=sum(_in_memory(found.size) for found in tree(mount.source, mount.withhold)))
             paths[mount.source] = about
     for path in lease.paths if lease else ():
         direct = lease is not None and lease.purpose == "direct"

@@ -7,6 +7,7 @@ are recomputed, and what was not asked for is not taken.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ import anyio.to_thread
 from sandbox import drafts
 from sandbox.channels import Channel, Mux
 from sandbox.contents import received
-from sandbox.errors import SandboxError, SnapshotError, SpecError
+from sandbox.errors import GuestError, SandboxError, SnapshotError, SpecError
 from sandbox.guest.holes import Extents, data_bytes, extents
 from sandbox.plan import Fill, Plan
 from sandbox.snapshot import (
@@ -87,7 +88,8 @@ async def fill(mux: Mux, plan: Plan) -> None:
                 await channel.send(piece)
                 if channel.verdict is not None:
                     break
-            await channel.finish()
+            with _fitting(draft, channel, plan.limits.inodes):
+                await channel.finish()
     marked = plan.roots if plan.lease is None or plan.lease.purpose == "direct" else ()
     overlays = [[o.root, o.upper, o.lower] for o in plan.overlays]
     if overlays:
@@ -96,6 +98,21 @@ async def fill(mux: Mux, plan: Plan) -> None:
     listed = [root for root in marked if root not in laid]
     if listed:
         await (await mux.open("mark", roots=listed)).finish()
+
+
+@contextlib.contextmanager
+def _fitting(draft: Fill, channel: Channel, inodes: int) -> Iterator[None]:
+    """What is copied has to fit: its bytes were counted, but files take whole pages, and their number has a limit, too."""
+    try:
+        yield
+    except GuestError as error:
+        if (channel.verdict or {}).get("errno") != errno.ENOSPC:
+            raise
+        raise SpecError(
+            f"{draft.source} does not fit into a copy of at most {draft.limit_bytes // 1024**2} MiB and {inodes} files and"
+            " folders; name a smaller folder, or raise sandbox.disk (--disk)",
+            op="fill",
+        ) from error
 
 
 async def _reach(mux: Mux, plan: Plan) -> None:

@@ -18,6 +18,7 @@ JOB_MARK = "MASSGEN_JOB"
 """Set in the environment of a background job: what it starts is known by it, wherever it is reparented."""
 
 EXEC_ASKED = 50
+EXEC_MET = 4
 """How often a process in the middle of `execve` is asked again, a millisecond apart, what its environment is."""
 
 
@@ -80,13 +81,17 @@ def job_mark(pid: int) -> str:
 def _environ(pid: int) -> bytes:
     """As it was given to the program; a process between two programs has none for an instant, and is asked again.
 
-    In that instant (in `execve`) its command line is empty too, which a program with an empty environment is not.
+    In that instant (in `execve`) its command line is empty too, which a program with an empty environment is not. Who starts
+    one program after the other may have gone on between the two questions, so that is asked a few times.
     """
     try:
+        bare = 0
         for _ in range(EXEC_ASKED):
-            environ = _told(pid, "environ")
-            if environ or _told(pid, "cmdline"):
-                return environ or _told(pid, "environ")
+            if environ := _told(pid, "environ"):
+                return environ
+            bare += bool(_told(pid, "cmdline"))
+            if bare == EXEC_MET:
+                break
             time.sleep(0.001)
     except OSError:
         pass  # it has ended, or is not ours to ask

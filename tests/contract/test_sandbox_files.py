@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import GuestError, ImageMissing, Limits, Mount, SpecError
+from sandbox.spec import MIB
 from tests.support.boxes import SMALL, Boxes, picture
 
 SECRETS = {".env": "canary", "keys/id_rsa": "canary", "src/a.py": "a", ".git/config": "canary", "sub/.git/HEAD": "canary"}
@@ -188,6 +189,30 @@ async def test_missing_path_and_missing_image_are_the_callers_errors(boxes: Boxe
         with pytest.raises(ImageMissing):
             async with missing.open():
                 pass
+
+
+@pytest.mark.docker
+async def test_many_small_files_outgrow_the_copy_that_counted_their_bytes(boxes: Boxes) -> None:
+    """Each takes a page there, and some of the memory: 5,000 of a byte each still leave what a command may use."""
+    if boxes.fake:
+        pytest.skip("the fake has no limits")
+    root = boxes.project(files={f"d{number % 50}/{number}": "x" for number in range(5000)})
+    limits = Limits(memory_bytes=64 * MIB, memory_covers_files=True, workspace_bytes=2 * MIB, tmp_bytes=MIB)
+    async with boxes.open(Mount(source=root, mode="draft", draft="copy"), limits=limits, cwd=str(root)) as box:
+        assert (await box.run(["sh", "-c", "find . -type f | wc -l"])).stdout.text.strip() == "5000"
+        assert (await box.run(["python3", "-c", "len(bytearray(30 << 20))"])).ok
+
+
+@pytest.mark.docker
+async def test_a_project_that_does_not_fit_is_an_error_without_a_name(boxes: Boxes) -> None:
+    """Too many files for the copy: which project, and what next."""
+    if boxes.fake:
+        pytest.skip("the fake has no limits")
+    root = boxes.project(files={str(number): "x" for number in range(100)})
+    limits = Limits(memory_bytes=SMALL.memory_bytes, inodes=50)
+    with pytest.raises(SpecError, match=f"{root} does not fit into a copy of at most .* 50 files .*name a smaller folder"):
+        async with boxes.open(Mount(source=root, mode="draft", draft="copy"), limits=limits):
+            pass
 
 
 @pytest.mark.docker
