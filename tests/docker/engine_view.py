@@ -38,6 +38,16 @@ def reaches_networks() -> bool:
         return "bridge" in [network["Name"] for network in engine.networks()]
 
 
+def vanished(label: str, *, within_s: float = 10) -> bool:
+    """Whether no container carries the label, soon: the list of an engine that is busy may lag behind what it has said."""
+    deadline = time.monotonic() + within_s
+    while labelled(label):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 async def gone(label: str, *, within_s: float = 3) -> float | None:
     """Seconds until no container carries the label; None when some are left."""
     began = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.docker.engine_view import labelled
+from tests.docker.engine_view import vanished
 from tests.support.boxes import processes
 from tests.support.user import User, agent, say, snapshot_of
 
@@ -99,7 +99,7 @@ def test_ctrl_c_loses_an_answer_or_leaves_something(tmp_path: Path, phase: str, 
     ends = [event for event in said if event["type"] == "RunFinished"]
     assert len(ends) == 1
     run = said[0]["run_id"]
-    assert labelled(f"massgen.run={run}") == []
+    assert vanished(f"massgen.run={run}")
     assert processes(mark) == []
     state = user.home / ".local/state/massgen"
     assert not list((state / "leases").glob("*"))
