@@ -222,6 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What the relay costs beyond the SDKs.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, shorter streams")
     quick = parser.parse_args().quick
+    ratios.as_installed()
     sections = {"start": start(quick=quick)}
 
     async def measure() -> list[ratios.Row]:

@@ -23,7 +23,6 @@ ROOT = HERE.parent
 RESULTS = HERE / "results"
 RECORD = HERE / "RESULTS.md"
 IMAGE = os.environ.get("MASSGEN_IMAGE") or "massgen-agent:latest"
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its bytecode; without it each start compiles ours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,11 @@ def timed(work: Callable[[], object]) -> float:
 def since(began: float) -> float:
     """Milliseconds since a `time.perf_counter()`."""
     return (time.perf_counter() - began) * 1000
+
+
+def as_installed() -> None:
+    """For the rest of this process: what is installed has its bytecode, without which each start of ours compiles it again."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def quietly(*argv: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run by its path: `sandbox.py` beside this file would hide the package
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.ratios import Row, machine, p50, quietly, report, timed
+from benchmarks.ratios import Row, as_installed, machine, p50, quietly, report, timed
 
 MASSGEN = Path(sys.executable).with_name("massgen")
 
@@ -85,6 +85,7 @@ def help_text(rounds: int) -> Row:
 def main() -> int:
     """Measure, print, write JSON; returns the exit code."""
     quick = "--quick" in sys.argv
+    as_installed()
     return report("run", {"run": [scripted_run(2 if quick else 5), help_text(5)]}, machine())
 
 

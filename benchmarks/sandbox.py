@@ -25,6 +25,7 @@ async def measure(*, only: list[str], quick: bool, peers: str) -> int:
     from benchmarks import peers as others
     from sandbox import DockerEngine
 
+    ratios.as_installed()
     engine = await DockerEngine.connect()
     about = await engine.facts()
     sections: dict[str, list[ratios.Row]] = {}
