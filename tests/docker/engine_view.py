@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -38,14 +39,11 @@ def reaches_networks() -> bool:
         return "bridge" in [network["Name"] for network in engine.networks()]
 
 
-def vanished(label: str, *, within_s: float = 10) -> bool:
-    """Whether no container carries the label, soon: the list of an engine that is busy may lag behind what it has said."""
-    deadline = time.monotonic() + within_s
-    while labelled(label):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
+def showing(folder: Path) -> list[str]:
+    """Ids of all containers that show something in a folder. A run's name tells less: runs of other state folders may have it."""
+    with client() as engine:
+        found = engine.containers(all=True, filters={"label": "massgen.mounts"})
+    return [c["Id"] for c in found if f'"{folder}/' in c["Labels"]["massgen.mounts"]]
 
 
 async def gone(label: str, *, within_s: float = 3) -> float | None:
