@@ -43,9 +43,9 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _status(name: str) -> int:
-    """Bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def _status(name: str, place: Path = Path("/proc/self/status")) -> int:
+    """Bytes. Raises LookupError: there is no such line, OSError."""
+    for line in place.read_text(encoding="ascii").splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
     raise LookupError(name)
@@ -55,7 +55,6 @@ def _everybody() -> int:
     """Bytes of all processes that may be looked at. What the machine has left is no measure: its caches come and go."""
     total = 0
     for place in Path("/proc").glob("[0-9]*/smaps_rollup"):
-        with contextlib.suppress(OSError):
-            lines = place.read_text(encoding="ascii").splitlines()
-            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        with contextlib.suppress(OSError, LookupError):  # it has ended, or is the kernel's own
+            total += _status("Pss", place)
     return total

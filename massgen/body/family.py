@@ -18,8 +18,9 @@ JOB_MARK = "MASSGEN_JOB"
 """Set in the environment of a background job: what it starts is known by it, wherever it is reparented."""
 
 EXEC_ASKED = 50
-EXEC_MET = 4
 """How often a process in the middle of `execve` is asked again, a millisecond apart, what its environment is."""
+EXEC_MET = 4
+"""So often in none, with a command line: it has none."""
 
 
 def become_subreaper() -> bool:

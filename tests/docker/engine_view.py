@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -39,11 +40,12 @@ def reaches_networks() -> bool:
         return "bridge" in [network["Name"] for network in engine.networks()]
 
 
-def showing(folder: Path) -> list[str]:
-    """Ids of all containers that show something in a folder. A run's name tells less: runs of other state folders may have it."""
+def left_of(run: str, home: Path) -> list[str]:
+    """Ids of all containers of a run, but for those that show another home's files: runs elsewhere may have the same name."""
     with client() as engine:
-        found = engine.containers(all=True, filters={"label": "massgen.mounts"})
-    return [c["Id"] for c in found if f'"{folder}/' in c["Labels"]["massgen.mounts"]]
+        found = engine.containers(all=True, filters={"label": f"massgen.run={run}"})
+    shown = {c["Id"]: [mount["path"] for mount in json.loads(c["Labels"]["massgen.mounts"])] for c in found}
+    return [name for name, paths in shown.items() if not paths or any(Path(path).is_relative_to(home) for path in paths)]
 
 
 async def gone(label: str, *, within_s: float = 3) -> float | None:

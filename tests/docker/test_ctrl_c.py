@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.docker.engine_view import showing
+from tests.docker.engine_view import left_of
 from tests.support.boxes import processes
 from tests.support.user import User, agent, say, snapshot_of
 
@@ -98,7 +98,7 @@ def test_ctrl_c_loses_an_answer_or_leaves_something(tmp_path: Path, phase: str, 
     code, said = stopped(user, phase, times)
     ends = [event for event in said if event["type"] == "RunFinished"]
     assert len(ends) == 1
-    assert showing(user.home) == []
+    assert left_of(said[0]["run_id"], user.home) == []
     assert processes(mark) == []
     state = user.home / ".local/state/massgen"
     assert not list((state / "leases").glob("*"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.engine_view import showing
+from tests.docker.engine_view import left_of
 from tests.support.user import User, agent, events, say
 
 pytestmark = pytest.mark.docker
@@ -33,7 +33,7 @@ def test_sixteen_agents_share_two_processors(tmp_path: Path):
     assert kinds.count("AnswerGiven") == MANY
     assert [row["votes"] for row in said if row["type"] == "Selected"] == [{"agent1": MANY}]
     assert (user.cwd / "project/code.txt").read_text() == "0\n"
-    assert showing(user.home) == []
+    assert left_of(said[0]["run_id"], user.home) == []
 
 
 def test_two_runs_on_one_project_both_end_up_in_it(tmp_path: Path):

@@ -20,7 +20,7 @@ from testcontainers.core.container import DockerContainer
 from sandbox import wire
 from sandbox.facts import guest_zip
 from sandbox.plan import GUEST
-from tests.docker.test_pythons import NO_MUSL, PYTHONS, python_image
+from tests.docker.test_pythons import PYTHONS, SUITES, python_image
 
 __all__ = ["python_image"]
 
@@ -126,13 +126,7 @@ def test_the_guest_needs_what_only_our_launcher_gives(image: str, tmp_path: Path
     prove(image, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "suite",
-    [
-        *(pytest.param(suite, marks=pytest.mark.slow(turn=n)) for n, suite in enumerate(PYTHONS, start=6)),
-        pytest.param("musl", marks=NO_MUSL),
-    ],
-)
+@pytest.mark.parametrize("suite", SUITES)
 def test_the_guest_needs_what_only_one_image_has(suite: str, python_image: str, tmp_path: Path) -> None:
     """In others, each with the Python of its release."""
     prove(python_image, tmp_path, PYTHONS[suite][1])

@@ -35,6 +35,10 @@ PYTHONS = {
     "sid": (DEBIAN, (3, 14)),  # or newer: it moves on
 }
 NO_MUSL = pytest.mark.skip(reason="musl: no release of Debian or Ubuntu has a Python built against it")
+SUITES = [
+    *(pytest.param(suite, marks=pytest.mark.slow(turn=n)) for n, suite in enumerate(PYTHONS, start=6)),
+    pytest.param("musl", marks=NO_MUSL),
+]
 HOST = """
 async def main(argv):
     label, image = argv
@@ -99,13 +103,7 @@ def python_image(suite: str, tmp_path: Path) -> Iterator[str]:
         subprocess.run(["docker", "image", "rm", name], capture_output=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize(
-    "suite",
-    [
-        *(pytest.param(suite, marks=pytest.mark.slow(turn=n)) for n, suite in enumerate(PYTHONS, start=6)),
-        pytest.param("musl", marks=NO_MUSL),
-    ],
-)
+@pytest.mark.parametrize("suite", SUITES)
 async def test_a_python_that_is_promised_breaks_the_guest(suite: str, python_image: str, tmp_path: Path) -> None:
     """Run, spawn, limits, snapshot, apply, undo, and death with the host: all of it holds on each Python from 3.9 on."""
     engine = await DockerEngine.connect()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from massgen.events.codec import event_types
-from tests.docker.engine_view import showing
+from tests.docker.engine_view import left_of
 from tests.support.scenes import Scene, plain, scene_of
 from tests.support.user import User, agent, events, say, snapshot_of
 
@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_is_finished_by_resume(user: User, event: str):
     once = ("Selected", "Presented", "RunFinished", *(["Applied"] if scene.code == 0 else []))
     assert [kinds.count(kind) for kind in once] == [1] * len(once)
     assert [row["answer"] for row in log if row["type"] == "Selected"] == ["agent1.1"]
-    assert showing(user.home) == []
+    assert left_of(run, user.home) == []
     assert (user.cwd / "project/code.txt").read_text() == scene.text
     again = user.massgen("resume", run)
     assert (again.returncode, "has ended" in again.stderr) == (2, True)
